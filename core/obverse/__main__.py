@@ -1,0 +1,6 @@
+"""`python -m obverse`."""
+
+from obverse.cli import run
+
+if __name__ == "__main__":
+    run()

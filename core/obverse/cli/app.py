@@ -1,0 +1,46 @@
+"""The commands, by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from obverse.__about__ import __version__
+from obverse.cli import code, make, show, train
+
+app = typer.Typer(
+    help="Vision models that predict tokens, as image codecs and as image generators.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"obverse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options that stand before the command. `--debug` is taken by `main` wherever it stands."""
+
+
+app.command("compress")(code.compress)
+app.command("encode", hidden=True)(code.compress)
+app.command("decompress")(code.decompress)
+app.command("decode", hidden=True)(code.decompress)
+app.command("generate")(make.generate)
+app.command("reconstruct")(make.reconstruct)
+app.command("info")(show.info)
+app.command("list")(show.list_components)
+app.command("plugins")(show.plugins)
+app.command("train")(train.train)

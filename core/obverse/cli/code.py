@@ -1,0 +1,226 @@
+"""`obverse compress` and `obverse decompress`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from obverse.cli import options
+from obverse.cli.exit import ExitCode
+from obverse.cli.jobs import Job, plan, run_all
+from obverse.config import CodecConfig
+
+if TYPE_CHECKING:
+    from obverse.codec import Codec
+
+STREAM_SUFFIX = ".obv"
+
+
+def compress(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT... [OUTPUT.obv]", help="Images, folders, or - for standard input."),
+    ],
+    codec: options.CodecOption = None,
+    quality: options.QualityOption = None,
+    output: options.OutputOption = None,
+    directory: options.DirectoryOption = None,
+    force: options.ForceOption = False,
+    resume: options.ResumeOption = False,
+    jobs: options.JobsOption = 1,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Keep ICC profile and EXIF, and the codec's name.")
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--entropy-estimation", help="Print the ideal size and write nothing.")
+    ] = False,
+    config: options.ConfigOption = None,
+    encoder: options.EncoderOption = None,
+    quantizer: options.QuantizerOption = None,
+    prior: options.PriorOption = None,
+    coder: options.CoderOption = None,
+    changes: options.SetOption = None,
+    weights: options.WeightsOption = None,
+    device: options.DeviceOption = "cpu",
+    print_config: options.PrintConfigOption = False,
+    json: options.JsonOption = False,
+) -> ExitCode:
+    """Write images as .obv files."""
+    from obverse.images import IMAGE_SUFFIXES
+
+    paths, overrides = options.split_overrides(paths)
+    parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior, "coder": coder}
+    chosen = options.chosen_config(codec, config, parts, [*overrides, *(changes or [])], weights)
+    if chosen is None:
+        chosen = options.chosen_config(options.DEFAULT_CODEC, None, {}, (), None)
+    assert chosen is not None
+    if print_config:
+        print(chosen.to_yaml(), end="")
+        return ExitCode.DONE
+    paths, output = _named_output(paths, output, frozenset({STREAM_SUFFIX}))
+    planned = plan(paths, IMAGE_SUFFIXES, STREAM_SUFFIX, output, directory, force)
+    work = Compress(chosen, device, quality, metadata, estimate or chosen.parts["coder"]["name"] == "ideal")
+    if len(planned) == 1:
+        work.codec()  # what is wrong with the codec is no fault of the input
+    return run_all(work, planned, jobs, resume, _describe_compressed, json)
+
+
+def decompress(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT... [OUTPUT]", help="Streams, folders, or - for standard input."),
+    ],
+    output: options.OutputOption = None,
+    directory: options.DirectoryOption = None,
+    suffix: Annotated[str, typer.Option("--format", help="Format of outputs that are not named.")] = "png",
+    force: options.ForceOption = False,
+    resume: options.ResumeOption = False,
+    jobs: options.JobsOption = 1,
+    codec: options.CodecOption = None,
+    config: options.ConfigOption = None,
+    encoder: options.EncoderOption = None,
+    quantizer: options.QuantizerOption = None,
+    prior: options.PriorOption = None,
+    changes: options.SetOption = None,
+    weights: options.WeightsOption = None,
+    device: options.DeviceOption = "cpu",
+    json: options.JsonOption = False,
+) -> ExitCode:
+    """Write .obv files as images. The codec is found from the stream, unless options name another."""
+    from obverse.images import IMAGE_SUFFIXES
+
+    paths, overrides = options.split_overrides(paths)
+    parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior}
+    chosen = options.chosen_config(codec, config, parts, [*overrides, *(changes or [])], weights)
+    paths, output = _named_output(paths, output, IMAGE_SUFFIXES)
+    suffix = "." + suffix.lower().lstrip(".")
+    planned = plan(paths, frozenset({STREAM_SUFFIX}), suffix, output, directory, force)
+    return run_all(Decompress(chosen, device, suffix), planned, jobs, resume, _describe_decompressed, json)
+
+
+def _named_output(
+    paths: list[str], output: str | None, suffixes: frozenset[str]
+) -> tuple[list[str], str | None]:
+    """`INPUT OUTPUT`: of two paths, the second is the output when its suffix says so."""
+    if output is None and len(paths) == 2 and (paths[1] == "-" or Path(paths[1]).suffix.lower() in suffixes):
+        return paths[:1], paths[1]
+    return paths, output
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Work on one image; picklable."""
+
+    config: CodecConfig
+    device: str
+    quality: int | None
+    metadata: bool
+    estimate: bool
+
+    def codec(self) -> Codec:
+        return load_codec(self.config, self.device)
+
+    def __call__(self, job: Job) -> dict[str, Any]:
+        from obverse.files import make_folder, refuse_existing, write_beside
+        from obverse.images import read_image
+
+        if job.target != "-" and not self.estimate:
+            refuse_existing(Path(job.target), job.force)
+        source = sys.stdin.buffer.read() if job.source == "-" else Path(job.source)
+        loaded = read_image(source, convert_colours=not self.metadata)
+        for note in loaded.notes:
+            print(f"obverse: {job.source}: {note}", file=sys.stderr)
+        height, width = loaded.pixels.shape[:2]
+        result: dict[str, Any] = {
+            "input": job.source,
+            "width": width,
+            "height": height,
+            "codec": self.config.name,
+        }
+        codec = self.codec()
+        start = time.perf_counter()
+        if self.estimate:
+            rate = codec.rate(loaded.pixels, quality=self.quality)
+            return result | {"output": None, "bits_estimated": rate.bits, "bpp_estimated": rate.bpp}
+        chunks = {}
+        if self.metadata:
+            kept = {"name": codec.name.encode(), "icc": loaded.icc, "exif": loaded.exif}
+            chunks = {name: value for name, value in kept.items() if value}
+        data = codec.compress(loaded.pixels, quality=self.quality, chunks=chunks)
+        seconds = time.perf_counter() - start
+        if job.target == "-":
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            make_folder(Path(job.target).parent)
+            write_beside(Path(job.target), data, force=job.force)
+        bpp = 8 * len(data) / (width * height)
+        return result | {"output": job.target, "bytes": len(data), "bpp": bpp, "seconds": round(seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Decompress:
+    """Work on one stream; picklable."""
+
+    config: CodecConfig | None
+    device: str
+    suffix: str
+
+    def __call__(self, job: Job) -> dict[str, Any]:
+        import numpy as np
+
+        from obverse import container
+        from obverse.files import make_folder, read_bytes, refuse_existing
+        from obverse.identity import find_config
+        from obverse.images import write_image
+
+        if job.target != "-":
+            refuse_existing(Path(job.target), job.force)
+        data = sys.stdin.buffer.read() if job.source == "-" else read_bytes(Path(job.source))
+        stream = container.unpack(data)
+        config = self.config or find_config(stream.header)
+        codec = load_codec(config, self.device)
+        start = time.perf_counter()
+        pixels = np.asarray(codec.decode_stream(stream))
+        seconds = time.perf_counter() - start
+        chunks = stream.header.chunks
+        if job.target != "-":
+            make_folder(Path(job.target).parent)
+        target = sys.stdout.buffer if job.target == "-" else Path(job.target)
+        write_image(
+            target, pixels, icc=chunks.get("icc"), exif=chunks.get("exif"),
+            format=self.suffix[1:] if job.target == "-" else None, force=job.force,
+        )  # fmt: skip
+        return {
+            "input": job.source, "output": job.target, "width": stream.header.width, "height": stream.header.height,
+            "codec": config.name, "bytes": stream.size, "seconds": round(seconds, 3),
+        }  # fmt: skip
+
+
+_loaded: dict[tuple[str, str], Codec] = {}
+
+
+def load_codec(config: CodecConfig, device: str) -> Codec:
+    """The codec of a configuration, kept for the next file."""
+    from obverse.codec import from_config
+
+    key = config.to_yaml(), device
+    if key not in _loaded:
+        _loaded.clear()  # one network at a time in memory
+        _loaded[key] = from_config(config, device)
+    return _loaded[key]
+
+
+def _describe_compressed(result: dict[str, Any]) -> str:
+    if result["output"] is None:
+        return f"{result['input']}: {result['bits_estimated'] / 8:.1f} bytes estimated, {result['bpp_estimated']:.4f} bpp"
+    return f"{result['input']} -> {result['output']}: {result['bytes']} bytes, {result['bpp']:.4f} bpp"
+
+
+def _describe_decompressed(result: dict[str, Any]) -> str:
+    return f"{result['input']} -> {result['output']}: {result['width']}x{result['height']}, {result['codec']}"

@@ -1,0 +1,86 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from obverse.config import KEYS, CodecConfig, load_config
+
+DEFAULT_CODEC = "pocket-vq"
+
+CodecOption = Annotated[
+    str | None,
+    typer.Option(
+        "--codec", "-m", "--model", help=f"Codec by name (obverse list --codecs). [default: {DEFAULT_CODEC}]"
+    ),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Codec from a YAML file instead of a name.")
+]
+EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Swap the encoder, by name.")]
+QuantizerOption = Annotated[str | None, typer.Option("--quantizer", help="Swap the quantizer, by name.")]
+PriorOption = Annotated[str | None, typer.Option("--prior", help="Swap the prior, by name.")]
+CoderOption = Annotated[
+    str | None,
+    typer.Option("--coder", "-c", "--entropy-coder", help="Swap the entropy coder: range, raw or ideal."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Change the configuration: KEY=VALUE, as prior.layers=4."),
+]
+WeightsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--weights", "-w", help="Weights (safetensors) instead of the configuration's own."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:0.")]
+QualityOption = Annotated[
+    int | None,
+    typer.Option("--quality", "-q", help="Operating point, 1 is the smallest file. [default: middle]"),
+]
+ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Skip inputs whose output exists.")]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", "-j", "--num-jobs", min=1, help="Processes for many files.")
+]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", "-o", help="Output file; - is standard output.")
+]
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option("--output-directory", "-d", "--output_directory", help="Folder for the outputs."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PrintConfigOption = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved configuration and do nothing.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
+
+_OVERRIDE = re.compile(rf"({'|'.join(KEYS)})(\.[\w.\[\]]+)?=")
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate `key=value` words from paths."""
+    overrides = [word for word in words if _OVERRIDE.match(word)]
+    return [word for word in words if word not in overrides], overrides
+
+
+def chosen_config(
+    codec: str | None,
+    config: Path | None,
+    parts: dict[str, str | None],
+    overrides: Sequence[str],
+    weights: Sequence[Path] | None,
+) -> CodecConfig | None:
+    """The configuration that the options describe, or None when they say nothing."""
+    swapped = {part: name for part, name in parts.items() if name is not None}
+    if codec is not None and config is not None:
+        raise typer.BadParameter("--codec and --config exclude each other")
+    if codec is None and config is None and not swapped and not overrides and not weights:
+        return None
+    source = config or codec or DEFAULT_CODEC
+    return load_config(source, parts=swapped, overrides=overrides, weights=weights or ())

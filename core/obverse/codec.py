@@ -1,0 +1,433 @@
+"""A codec: a pipeline with weights, and the five things it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from obverse import container
+from obverse.coders.ideal import IdealEncoder
+from obverse.config import CodecConfig, load_config
+from obverse.container import Header, Stream
+from obverse.errors import (
+    ConfigError,
+    CorruptError,
+    DivergedError,
+    UnknownCodecError,
+    WrongWeightsError,
+)
+from obverse.identity import find_config
+from obverse.interfaces import Block, Coded, Condition, EntropyCoder, Latents, Layout, SymbolEncoder
+from obverse.loop import Decoding, Encoding, Known, Quantized, Sampling, Source, run
+from obverse.pictures import to_array
+from obverse.pipeline import Pipeline, build, create
+from obverse.pixels import as_pixels, psnr
+from obverse.tiles import TILE, Tiling, in_tiles
+from obverse.weights import load_weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+BATCH_PIXELS = 2**21
+"""Images of one size are coded together up to this many pixels."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Ideal size of an image, as the prior sees it.
+
+    Attributes:
+        bits: sum of -log2 p over all symbols.
+        bits_by_array: the same for each array of symbols.
+        bpp: bits per pixel of the image.
+    """
+
+    bits: float
+    bits_by_array: Mapping[str, float]
+    bpp: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """An image after compression and decompression.
+
+    Attributes:
+        image: the decoded picture.
+        data: the stream.
+        bpp: bits of the whole stream per pixel.
+        psnr: peak signal-to-noise ratio in dB over 8-bit RGB; infinite for identical pictures.
+    """
+
+    image: Image.Image
+    data: bytes
+    bpp: float
+    psnr: float
+
+
+class Codec:
+    """Compresses, decompresses, generates, estimates rates and reconstructs, all with one loop.
+
+    Made by `load`. Images may be PIL images, numpy arrays ([H, W, 3] uint8, or floats in [0, 1]) or tensors
+    ([3, H, W], floats in [0, 1]).
+
+    Attributes:
+        name: name of the codec.
+        qualities: number of operating points; `quality` arguments run from 1 (smallest file) to this.
+    """
+
+    def __init__(self, config: CodecConfig, pipeline: Pipeline, device: str = "cpu") -> None:
+        self.config, self.pipeline, self.device = config, pipeline, torch.device(device)
+        self.name, self.qualities = config.name, pipeline.encoder.qualities
+        for part in pipeline.modules.values():
+            part.requires_grad_(False).eval().to(self.device)
+        prior = pipeline.modules.get("prior")
+        if prior is not None:
+            prior.to(pipeline.prior.dtype)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """3 bytes that stand for configuration and weights in a stream."""
+        return self.config.fingerprint()
+
+    @overload
+    def compress(
+        self, image: Sequence[Any], *, quality: int | None = None, chunks: Mapping[str, bytes] | None = None
+    ) -> list[bytes]: ...
+    @overload
+    def compress(
+        self, image: Any, *, quality: int | None = None, chunks: Mapping[str, bytes] | None = None
+    ) -> bytes: ...
+    def compress(
+        self, image: Any, *, quality: int | None = None, chunks: Mapping[str, bytes] | None = None
+    ) -> bytes | list[bytes]:
+        """Write an image, or a list of them, as `.obv` streams.
+
+        Args:
+            image: one image, or a list; images of one size are coded as a batch.
+            quality: operating point, 1 to `qualities`; the middle one by default.
+            chunks: metadata to carry, by name (`name`, `icc`, `exif`).
+
+        Raises:
+            UnsupportedInputError: an image is of a kind or size that cannot be coded.
+            ConfigError: the quality does not exist, or the coder only measures.
+        """
+        if not isinstance(image, list | tuple):
+            return self.compress([image], quality=quality, chunks=chunks)[0]
+        coder = self.pipeline.coder
+        if not coder.real or coder.code is None:
+            raise ConfigError(
+                f"coder {self.config.parts['coder']['name']!r} only measures and cannot write a file; use 'range'"
+            )
+        condition = self.condition(quality)
+        pixels = [as_pixels(item) for item in image]
+        streams: list[bytes] = []
+        for batch in _batches(pixels):
+            height, width = batch[0].shape[:2]
+            container.check_size(width, height)
+            encoders = [coder.encoder() for _ in batch]
+            _, checks = self._encode(self._prepare(batch), condition, encoders)
+            header = Header(
+                width,
+                height,
+                self.config.tag(),
+                self.fingerprint,
+                condition.quality,
+                coder.code,
+                0,
+                chunks or {},
+            )
+            for encoder, check in zip(encoders, checks, strict=True):
+                streams.append(container.pack(header, encoder.finish(), check))
+        return streams
+
+    def decompress(self, data: bytes) -> Image.Image:
+        """The picture of a stream that this codec wrote.
+
+        Raises:
+            StreamError: one of its subclasses says why the stream cannot be decoded.
+        """
+        return self.decode_stream(container.unpack(data))
+
+    def decode_stream(self, stream: Stream) -> Image.Image:
+        """As `decompress`, from a parsed stream."""
+        from PIL import Image
+
+        header = stream.header
+        self._check_origin(header)
+        coded, layout = self._decode(stream)
+        condition = Condition(header.quality)
+        images = self._synthesise(coded, layout, condition, header.height, header.width)
+        picture = Image.fromarray(images[0])
+        if "icc" in header.chunks:
+            picture.info["icc_profile"] = header.chunks["icc"]
+        if "exif" in header.chunks:
+            picture.info["exif"] = header.chunks["exif"]
+        return picture
+
+    def generate(
+        self,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        size: tuple[int, int] = (256, 256),
+        quality: int | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> list[Image.Image]:
+        """Draw pictures: random symbols from the prior, in place of those of an image.
+
+        Args:
+            n: number of pictures.
+            seed: the same seed gives the same symbols.
+            size: width and height in pixels.
+            quality: operating point, 1 to `qualities`.
+            temperature: 1 draws from the prior itself, 0 takes the most probable symbols.
+            top_k: keep the k most probable symbols; 0 keeps all.
+            top_p: keep the most probable symbols that together reach this probability, in (0, 1].
+        """
+        from PIL import Image
+
+        if n < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ConfigError("generate needs n >= 1, temperature >= 0, top_k >= 0 and top_p in (0, 1]")
+        width, height = size
+        container.check_size(width, height)
+        source = Sampling(torch.Generator().manual_seed(seed), temperature, top_k, top_p)
+        condition = self.condition(quality)
+        coded, layout = self._run(source, n, condition, height, width)
+        images = self._synthesise(coded, layout, condition, height, width)
+        return [Image.fromarray(image) for image in images]
+
+    def rate(self, image: Any, *, quality: int | None = None) -> Rate:
+        """Ideal size of an image: no bytes are written, the file is a few bytes larger."""
+        pixels = as_pixels(image)
+        container.check_size(pixels.shape[1], pixels.shape[0])
+        latents, layout = self._analyse(self._prepare([pixels]), self.condition(quality))
+        ledger = _Ledger(self._source(latents))
+        run(self._blocks(latents, layout, self.condition(quality)), ledger)
+        by_array = {name: encoder.bits for name, encoder in ledger.encoders.items()}
+        bits = sum(by_array.values())
+        return Rate(bits, by_array, bits / (pixels.shape[0] * pixels.shape[1]))
+
+    def reconstruct(self, image: Any, *, quality: int | None = None) -> Reconstruction:
+        """Compress and decompress an image, through real bytes."""
+        pixels = as_pixels(image)
+        data = self.compress(pixels, quality=quality)
+        decoded = self.decompress(data)
+        bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
+        return Reconstruction(decoded, data, bpp, psnr(pixels, np.asarray(decoded)))
+
+    def condition(self, quality: int | None) -> Condition:
+        """The operating point of a quality from 1 to `qualities`; None is the middle one."""
+        if quality is None:
+            quality = (self.qualities + 1) // 2
+        if not 1 <= quality <= self.qualities:
+            valid = "only quality 1" if self.qualities == 1 else f"qualities 1 to {self.qualities}"
+            raise ConfigError(f"quality {quality} does not exist: codec {self.name!r} has {valid}")
+        return Condition(quality - 1)
+
+    def _prepare(self, batch: Sequence[np.ndarray]) -> Tensor:
+        """[B, H, W, 3] uint8 images to [B, 3, H', W'] floats, edges repeated to a size that the encoder takes."""
+        images = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
+        height, width = self._padded(images.shape[2], images.shape[3])
+        pad = (0, width - images.shape[3], 0, height - images.shape[2])
+        return F.pad(images.float() / 255, pad, mode="replicate")
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        encoder = self.pipeline.encoder
+        if encoder.tile is not None:
+            return max(height, encoder.tile), max(width, encoder.tile)
+        m = encoder.multiple
+        return -(-height // m) * m, -(-width // m) * m
+
+    def _layout(self, batch: int, height: int, width: int) -> Layout:
+        encoder = self.pipeline.encoder
+        height, width = self._padded(height, width)
+        if encoder.tile is not None:
+            batch *= len(Tiling(height, width, encoder.tile).corners())
+            height = width = encoder.tile
+        return Layout(batch, height // encoder.stride, width // encoder.stride)
+
+    @torch.inference_mode()
+    def _analyse(self, images: Tensor, condition: Condition) -> tuple[Latents, Layout]:
+        encoder = self.pipeline.encoder
+        layout = self._layout(len(images), *images.shape[2:])
+        if encoder.tile is not None:
+            tiling = Tiling(images.shape[2], images.shape[3], encoder.tile)
+            return encoder.encode(tiling.split(images), condition), layout
+        m = encoder.multiple
+        cells = images.shape[2] // m, images.shape[3] // m
+        if encoder.margin is None or max(cells) * m <= TILE:
+            return encoder.encode(images, condition), layout
+        whole = {"image": images}
+        encode = lambda part: encoder.encode(part["image"], condition)  # noqa: E731
+        return in_tiles(encode, whole, cells, TILE // m, encoder.margin), layout
+
+    @torch.inference_mode()
+    def _synthesise(
+        self, coded: list[Coded], layout: Layout, condition: Condition, height: int, width: int
+    ) -> list[np.ndarray]:
+        """Pictures [height, width, 3] uint8 from symbols."""
+        encoder = self.pipeline.encoder
+        latents = {k: v.to(self.device) for k, v in self.pipeline.quantizer.dequantize(coded, layout).items()}
+        padded = self._padded(height, width)
+        if encoder.tile is not None:
+            images = Tiling(*padded, encoder.tile).merge(encoder.decode(latents, condition))
+        elif encoder.margin is None or max(padded) <= TILE:
+            images = encoder.decode(latents, condition)
+        else:
+            m = encoder.multiple
+            cells = padded[0] // m, padded[1] // m
+            decode = lambda part: {"image": encoder.decode(part, condition)}  # noqa: E731
+            images = in_tiles(decode, latents, cells, TILE // m, encoder.margin)["image"]
+        return [to_array(image) for image in images[:, :, :height, :width]]
+
+    def _source(self, latents: Latents) -> Source:
+        quantizer = self.pipeline.quantizer
+        return Known(quantizer.symbols(latents)) if quantizer.context_free else Quantized(quantizer, latents)
+
+    def _blocks(self, latents: Latents, layout: Layout, condition: Condition) -> Any:
+        """The prior's blocks for an encoded image, in one parallel pass where its symbols are known."""
+        quantizer, prior = self.pipeline.quantizer, self.pipeline.grid_prior
+        if quantizer.context_free:
+            return prior.teacher_forced(quantizer.symbols(latents), layout, condition)
+        return prior.blocks(layout, condition)
+
+    @torch.inference_mode()
+    def _encode(
+        self, images: Tensor, condition: Condition, encoders: Sequence[SymbolEncoder]
+    ) -> tuple[list[Coded], list[int]]:
+        latents, layout = self._analyse(images, condition)
+        encoding = Encoding(self._source(latents), encoders)
+        return run(self._blocks(latents, layout, condition), encoding), encoding.checks
+
+    @torch.inference_mode()
+    def _run(
+        self, source: Source, batch: int, condition: Condition, height: int, width: int
+    ) -> tuple[list[Coded], Layout]:
+        layout = self._layout(batch, height, width)
+        return run(self.pipeline.grid_prior.blocks(layout, condition), source), layout
+
+    def _decode(self, stream: Stream) -> tuple[list[Coded], Layout]:
+        header = stream.header
+        if header.numerics not in container.NUMERICS:
+            raise CorruptError(f"the stream names numerics mode {header.numerics}, which does not exist")
+        if header.quality >= self.qualities:
+            raise CorruptError(f"the stream names quality {header.quality + 1} of {self.qualities}")
+        decoding = Decoding([coder_by_code(header.coder).decoder(stream.payload)])
+        try:
+            coded, layout = self._run(decoding, 1, Condition(header.quality), header.height, header.width)
+        except CorruptError as error:
+            raise _diverged() from error
+        if decoding.checks[0] & 0xFFFF != stream.symbol_check:
+            raise _diverged()
+        return coded, layout
+
+    def _check_origin(self, header: Header) -> None:
+        if header.tag == self.config.tag() and header.fingerprint == self.fingerprint:
+            return
+        wrote = header.chunks.get("name", b"").decode(errors="replace")
+        if header.tag == self.config.tag():
+            raise WrongWeightsError(
+                f"the stream was written by codec {self.name!r} with another configuration or other weights "
+                f"(fingerprint {header.fingerprint.hex()}, here {self.fingerprint.hex()}); "
+                "give the same --config, parts and --weights as for compressing"
+            )
+        raise UnknownCodecError(
+            f"the stream was written by another codec{f', {wrote!r}' if wrote else ''}, not {self.name!r}"
+        )
+
+
+def _diverged() -> DivergedError:
+    return DivergedError(
+        "the bytes are intact but the decoded symbols are not the encoded ones: this machine's probabilities differ "
+        "from those of the machine that wrote the stream; no picture is shown"
+    )
+
+
+class _Ledger:
+    """Symbols of another source, their ideal bits counted by array."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.encoders: dict[str, IdealEncoder] = {}
+
+    def __call__(self, block: Block) -> Tensor:
+        symbols = self.source(block)
+        self.encoders.setdefault(block.name, IdealEncoder()).put(symbols, block.distribution)
+        return symbols
+
+
+def load(
+    source: str | Path = "pocket-vq",
+    *,
+    parts: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+    weights: Sequence[str | Path] = (),
+    device: str = "cpu",
+) -> Codec:
+    """A codec by name or configuration file, ready to code.
+
+    Args:
+        source: name of an installed codec, or path of a YAML file.
+        parts: component names by part, as `{"prior": "uniform"}`.
+        overrides: dotted changes of the configuration, as `prior.layers=4`.
+        weights: files that replace the configuration's own.
+        device: a torch device with float64, as `cpu` or `cuda:0`.
+
+    Raises:
+        UnknownNameError, ConfigError, WeightsError: what was asked for does not exist or does not fit.
+    """
+    return from_config(load_config(source, parts=parts, overrides=overrides, weights=weights), device)
+
+
+def from_config(config: CodecConfig, device: str = "cpu") -> Codec:
+    """A codec from a resolved configuration, ready to code."""
+    pipeline = build(config)
+    load_weights(config.weights, pipeline.modules)
+    try:
+        return Codec(config, pipeline, device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} cannot run codec {config.name!r}: {error}") from error
+
+
+def decompress(data: bytes, *, device: str = "cpu") -> Image.Image:
+    """The picture of a stream, by whichever installed codec wrote it.
+
+    Raises:
+        StreamError: one of its subclasses says why the stream cannot be decoded.
+    """
+    stream = container.unpack(data)
+    return from_config(find_config(stream.header), device).decode_stream(stream)
+
+
+def coder_by_code(code: int) -> EntropyCoder:
+    """The entropy coder that streams name by this number."""
+    if code not in container.CODERS:
+        raise CorruptError(f"the stream names entropy coder {code}, which does not exist")
+    coder = create("coder", {"name": container.CODERS[code]})
+    assert isinstance(coder, EntropyCoder)
+    return coder
+
+
+def _batches(pixels: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Consecutive images of one size, up to `BATCH_PIXELS` together."""
+    batches: list[list[np.ndarray]] = []
+    for image in pixels:
+        area = image.shape[0] * image.shape[1]
+        if batches and batches[-1][0].shape == image.shape and area * (len(batches[-1]) + 1) <= BATCH_PIXELS:
+            batches[-1].append(image)
+        else:
+            batches.append([image])
+    return batches
+
+
+__all__ = ["Codec", "Rate", "Reconstruction", "decompress", "from_config", "load"]

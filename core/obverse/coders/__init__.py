@@ -1,0 +1,1 @@
+"""Entropy coders: what turns integer frequencies and symbols into bytes."""

@@ -1,0 +1,199 @@
+"""The `.obv` stream, format version 0. docs/bitstream.md describes every byte.
+
+Reading needs no network: `unpack` checks all that can be checked about bytes alone.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from obverse.errors import (
+    CorruptError,
+    NewerVersionError,
+    NotObverseError,
+    TruncatedError,
+    UnsupportedInputError,
+)
+
+MAGIC = b"\x0bV"
+VERSION = 0
+MAX_PIXELS = 2**26
+"""Largest picture that is written or read: 67 megapixels keep the memory bounded."""
+MAX_METADATA = 2**24
+
+CHUNKS = {1: "name", 2: "icc", 3: "exif"}
+"""Metadata chunks by number: name of the codec (UTF-8), ICC profile, EXIF block."""
+_CHUNK_NUMBERS = {name: number for number, name in CHUNKS.items()}
+
+CODERS = {0: "range", 1: "raw"}
+"""Entropy coders by number."""
+
+NUMERICS = {0: "float64"}
+"""Numerics modes by number: how the prior's integers were computed."""
+
+_HAS_CHUNKS = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything in a stream beside the payload and the checksums.
+
+    Attributes:
+        width, height: size of the picture in pixels, before padding.
+        tag: 2 bytes of the SHA-256 of the codec's name.
+        fingerprint: 3 bytes of the SHA-256 of the codec's configuration and weights.
+        quality: operating point, 0 to 15.
+        coder: number of the entropy coder, 0 to 3.
+        numerics: number of the numerics mode, 0 to 3.
+        chunks: metadata by name (`CHUNKS`); chunks of unknown number are kept under `chunk-N`.
+    """
+
+    width: int
+    height: int
+    tag: bytes
+    fingerprint: bytes
+    quality: int = 0
+    coder: int = 0
+    numerics: int = 0
+    chunks: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A parsed stream.
+
+    Attributes:
+        header: see `Header`.
+        payload: entropy-coded bytes.
+        symbol_check: low 16 bits of the CRC-32 of the symbols.
+        size: bytes of the whole stream.
+    """
+
+    header: Header
+    payload: bytes
+    symbol_check: int
+    size: int
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse sizes that are empty or beyond `MAX_PIXELS`."""
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise UnsupportedInputError(
+            f"a picture of {width}x{height} pixels is outside the limits: 1 to {MAX_PIXELS} pixels; resize or cut it"
+        )
+
+
+def pack(header: Header, payload: bytes, symbol_check: int) -> bytes:
+    """The bytes of a stream."""
+    check_size(header.width, header.height)
+    settings = header.quality << 4 | header.coder << 2 | header.numerics
+    flags = _HAS_CHUNKS if header.chunks else 0
+    out = bytearray(MAGIC)
+    out.append(VERSION << 4 | flags)
+    out += header.tag + header.fingerprint
+    out.append(settings)
+    out += _varint(header.width) + _varint(header.height)
+    if header.chunks:
+        out += _pack_chunks(header.chunks)
+    out += _varint(len(payload)) + payload
+    out += (symbol_check & 0xFFFF).to_bytes(2, "big")
+    return bytes(out + binascii.crc_hqx(out, 0xFFFF).to_bytes(2, "big"))
+
+
+def unpack(data: bytes) -> Stream:
+    """Parse a stream and check its bytes.
+
+    Raises:
+        NotObverseError: it does not begin like a stream.
+        NewerVersionError: it was written by a later version of the format.
+        TruncatedError: it ends before its length says.
+        CorruptError: its checksum is wrong, or a field has a value that no encoder writes.
+    """
+    if not data:
+        raise NotObverseError("the stream is empty")
+    if data[:2] != MAGIC[: len(data)]:
+        raise NotObverseError(f"this is not an Obverse stream: it begins with {data[:4].hex(' ')}")
+    reader = _Reader(data, 2)
+    version, flags = divmod(reader.byte(), 16)
+    if version > VERSION:
+        raise NewerVersionError(
+            f"the stream has format version {version}, this program reads up to {VERSION}; install a newer Obverse"
+        )
+    if flags & ~_HAS_CHUNKS:
+        raise CorruptError(f"unknown flags {flags:#x} in a version {version} stream")
+    tag, fingerprint = reader.take(2), reader.take(3)
+    settings = reader.byte()
+    width, height = reader.varint(), reader.varint()
+    chunks = _unpack_chunks(reader.take(reader.varint(MAX_METADATA))) if flags & _HAS_CHUNKS else {}
+    payload = reader.take(reader.varint())
+    symbol_check = int.from_bytes(reader.take(2), "big")
+    end = reader.place
+    if int.from_bytes(reader.take(2), "big") != binascii.crc_hqx(data[:end], 0xFFFF):
+        raise CorruptError("the stream is damaged: the checksum of its bytes is wrong")
+    if reader.place != len(data):
+        raise CorruptError(f"{len(data) - reader.place} bytes follow the end of the stream")
+    try:
+        check_size(width, height)
+    except UnsupportedInputError as error:
+        raise CorruptError(f"the header is not plausible: {error}") from None
+    header = Header(width, height, tag, fingerprint, settings >> 4, settings >> 2 & 3, settings & 3, chunks)
+    return Stream(header, payload, symbol_check, len(data))
+
+
+def _varint(value: int) -> bytes:
+    """Little-endian base-128 (LEB128)."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _pack_chunks(chunks: Mapping[str, bytes]) -> bytes:
+    body = b"".join(bytes([_CHUNK_NUMBERS[k]]) + _varint(len(v)) + v for k, v in chunks.items())
+    if len(body) > MAX_METADATA:
+        raise UnsupportedInputError(f"{len(body)} bytes of metadata exceed the limit of {MAX_METADATA}")
+    return _varint(len(body)) + body
+
+
+def _unpack_chunks(body: bytes) -> dict[str, bytes]:
+    reader, chunks = _Reader(body, 0), {}
+    try:
+        while reader.place < len(body):
+            number = reader.byte()
+            chunks[CHUNKS.get(number, f"chunk-{number}")] = reader.take(reader.varint())
+    except TruncatedError:
+        raise CorruptError("the metadata chunks do not fill their space") from None
+    return chunks
+
+
+class _Reader:
+    """Takes bytes from a place onward."""
+
+    def __init__(self, data: bytes, place: int) -> None:
+        self.data, self.place = data, place
+
+    def take(self, count: int) -> bytes:
+        end = self.place + count
+        if end > len(self.data):
+            raise TruncatedError(f"the stream ends early: {len(self.data)} bytes of at least {end}")
+        taken = self.data[self.place : end]
+        self.place = end
+        return taken
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def varint(self, limit: int = 2**32) -> int:
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 127) << shift
+            shift += 7
+            if value > limit or shift > 42:
+                raise CorruptError("a size in the header is out of range")
+            if byte < 128:
+                return value

@@ -1,0 +1,252 @@
+"""The four interfaces of a codec, and what passes between them.
+
+    image --Encoder--> latents --Quantizer--> symbols --EntropyCoder--> bytes
+                                     ^                      ^
+                                     |        Block         |
+                                     +------- Prior --------+
+
+A prior yields blocks; whoever knows the symbols of a block sends them back (see `obverse.loop`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from obverse.distributions import Distribution
+
+Latents = Mapping[str, Tensor]
+"""Continuous or integer arrays by name, each with the batch as its first axis."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What encoder and decoder both know before the first symbol: how much there is to code.
+
+    Args:
+        batch: independent pictures or tiles B.
+        height: rows of the latent grid (pixels / stride).
+        width: columns of the latent grid.
+    """
+
+    batch: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Side information that travels in the stream's settings.
+
+    Args:
+        quality: operating point, 0 (smallest file) up to the codec's `qualities - 1`.
+    """
+
+    quality: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Symbols that are coded in parallel: one token of every window, one scale, z, or one level.
+
+    Args:
+        name: the array of symbols this block is part of, such as `tokens`, `z` or `y`.
+        distribution: one distribution per symbol; its shape [B, ...] is the shape of the symbols.
+        positions: [n] int64 positions in the flattened array, for a block of shape [B, n];
+            None when the block is the whole array.
+        context: what the quantizer needs beside the symbols, such as the means of y.
+    """
+
+    name: str
+    distribution: Distribution
+    positions: Tensor | None = None
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A block after its symbols are known; the distribution is let go, it can be large."""
+
+    name: str
+    symbols: Tensor
+    positions: Tensor | None = None
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Blocks = Generator[Block, Tensor, None]
+"""What a prior's methods return: yields blocks, takes their symbols (int64, shape of the distribution)."""
+
+
+class Encoder(ABC):
+    """The analysis and synthesis transforms together.
+
+    Attributes:
+        stride: pixels per cell of the latent grid; images are padded to a multiple of `multiple`.
+        multiple: the sizes it accepts: both sides must be multiples of this (in pixels).
+        tile: side in pixels of the only size it accepts, or None when any multiple will do.
+        margin: cells of `multiple` pixels around a tile on which its result depends, so that large pictures can
+            be transformed tile by tile; None for transforms that look at everything.
+        qualities: number of operating points.
+        channels: latent channels by name, compared with what the quantizer expects.
+    """
+
+    stride: int
+    multiple: int
+    tile: int | None = None
+    margin: int | None = None
+    qualities: int = 1
+    channels: Mapping[str, int]
+
+    @abstractmethod
+    def encode(self, images: Tensor, condition: Condition) -> Latents:
+        """Analyse images.
+
+        Args:
+            images: [B, 3, H, W] float32, sRGB in [0, 1]; H and W multiples of `multiple`.
+            condition: the operating point.
+
+        Returns:
+            Latents by name, the batch first.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Latents, condition: Condition) -> Tensor:
+        """Synthesise images from dequantized latents.
+
+        Returns:
+            [B, 3, H, W] float32, about [0, 1]; the pipeline clamps.
+        """
+
+
+class Quantizer(ABC):
+    """Latents to symbols and back.
+
+    Attributes:
+        context_free: True when symbols do not depend on the prior (vector quantizers), so that all of them
+            are known before the first block and the prior can run in one teacher-forced pass.
+        channels: latent channels by name that it takes.
+        alphabets: number of symbols by array name; None for unbounded integers.
+    """
+
+    context_free: ClassVar[bool]
+    channels: Mapping[str, int]
+    alphabets: Mapping[str, int | None]
+
+    @abstractmethod
+    def quantize(self, latents: Latents, block: Block) -> Tensor:
+        """Symbols of one block, int64, in the shape of `block.distribution`."""
+
+    @abstractmethod
+    def dequantize(self, coded: list[Coded], layout: Layout) -> Latents:
+        """Latents for the encoder's `decode` from every coded block, in the order they were coded."""
+
+    def symbols(self, latents: Latents) -> dict[str, Tensor]:
+        """All symbols by array name, [B, N] int64; only for `context_free` quantizers."""
+        raise TypeError(f"{type(self).__name__} depends on the prior's blocks and has no symbols of its own")
+
+
+class Prior(ABC):
+    """Probabilities of the symbols, block by block.
+
+    Attributes:
+        exact: True when distributions are bit-identical on every device, batch size and thread count, and
+            `teacher_forced` equals `blocks`.
+        alphabets: number of symbols by array name, compared with the quantizer's; None for unbounded
+            integers. An empty mapping accepts any.
+        stride: pixels per cell of the latent grid it was made for, or None when it does not matter.
+        qualities: operating points it has tables for, or None when it does not matter.
+        window: side in cells of the largest grid it models at once, or None for any. Larger grids are covered by
+            windows (`obverse.windows`), for which its blocks must have positions.
+        dtype: what its weights and arithmetic are in; with float64, rounding to integers hides the differences
+            between machines.
+    """
+
+    exact: ClassVar[bool] = False
+    dtype: ClassVar[torch.dtype] = torch.float64
+    window: int | None = None
+    alphabets: Mapping[str, int | None]
+    stride: int | None = None
+    qualities: int | None = None
+
+    @abstractmethod
+    def blocks(self, layout: Layout, condition: Condition) -> Blocks:
+        """Yield blocks; each `send` hands back the symbols of the block before."""
+
+    def teacher_forced(self, symbols: Mapping[str, Tensor], layout: Layout, condition: Condition) -> Blocks:
+        """The same blocks when all symbols are known, in one parallel pass where the model can.
+
+        Args:
+            symbols: arrays by name, [B, N] int64.
+
+        The default runs `blocks` step by step.
+        """
+        return self.blocks(layout, condition)
+
+
+class EntropyCoder(ABC):
+    """Integer frequencies and symbols to bytes and back.
+
+    Attributes:
+        real: False for a coder that only measures and writes no bytes.
+        code: number by which streams name it, 0 to 7; None when it cannot be written to a stream.
+    """
+
+    real: ClassVar[bool] = True
+    code: ClassVar[int | None] = None
+
+    @abstractmethod
+    def encoder(self) -> SymbolEncoder:
+        """A fresh encoder for one stream."""
+
+    @abstractmethod
+    def decoder(self, data: bytes) -> SymbolDecoder:
+        """A decoder at the start of one stream."""
+
+
+class SymbolEncoder(ABC):
+    """Writes symbols. `put` accepts a distribution, `encode` the integer frequencies it is made of."""
+
+    bits: float
+    """Size of what was put so far, in bits, before rounding to bytes."""
+
+    def put(self, symbols: Tensor, distribution: Distribution) -> None:
+        """Write the symbols of a block, int64 in the distribution's shape."""
+        distribution.write(symbols, self)
+
+    @abstractmethod
+    def encode(self, symbols: np.ndarray, frequencies: np.ndarray) -> None:
+        """Write n symbols in order.
+
+        Args:
+            symbols: [n] int32 in [0, S).
+            frequencies: [S] for all symbols or [n, S] one row each; int64, each at least 1, rows sum to
+                `obverse.distributions.TOTAL`.
+        """
+
+    @abstractmethod
+    def finish(self) -> bytes:
+        """The stream. A coder with `real = False` returns no bytes."""
+
+
+class SymbolDecoder(ABC):
+    """Reads symbols in the order they were put."""
+
+    def take(self, distribution: Distribution) -> Tensor:
+        """Read a block: int64 in the distribution's shape.
+
+        Raises:
+            CorruptError: the data cannot be what an encoder wrote.
+        """
+        return distribution.read(self)
+
+    @abstractmethod
+    def decode(self, frequencies: np.ndarray, count: int) -> np.ndarray:
+        """Read `count` symbols, [count] int32; frequencies as for `SymbolEncoder.encode`."""

@@ -1,0 +1,175 @@
+"""A Llama-style decoder over image tokens, with 2D rotary positions (LlamaGen, arXiv:2406.06525).
+
+Shape notation:
+    B batch, T sequence length, D model width, H heads, d head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis (arXiv:1910.07467)."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class KeyValueCache:
+    """Keys and values of one layer for a sequence of at most `length` positions, written in order."""
+
+    def __init__(self, batch: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
+        self.keys = like.new_zeros(batch, heads, length, head_dim)
+        self.values = like.new_zeros(batch, heads, length, head_dim)
+        self.filled = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add T positions, [B, H, T, d] each; returns all keys and values so far."""
+        end = self.filled + keys.shape[2]
+        self.keys[:, :, self.filled : end] = keys
+        self.values[:, :, self.filled : end] = values
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def rotary_2d(rows: Tensor, columns: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
+    """Rotary angles of grid cells: the first half of the pairs turn with the row, the second with the column.
+
+    Args:
+        rows: [T] row of each position; a negative row gives angle zero (positions outside the grid).
+        columns: [T] column of each position.
+        head_dim: d, divisible by 4.
+
+    Returns:
+        [T, d/2, 2] cosines and sines, float64.
+    """
+    half = head_dim // 2
+    frequencies = base ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    by_row = rows.clamp(min=0).double()[:, None] * frequencies
+    by_column = columns.clamp(min=0).double()[:, None] * frequencies
+    angles = torch.cat([by_row, by_column], dim=1)  # [T, d/2]
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn interleaved pairs of x [B, H, T, d] by the angles of `table` [T, d/2, 2]."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = table[..., 0].to(x.dtype), table[..., 1].to(x.dtype)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with fused query, key and value rows."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.wqkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.wo = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, rotary: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        q, k, v = rearrange(self.wqkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        return self.wo(rearrange(y, "b h t d -> b t (h d)"))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x) (arXiv:2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(dim, hidden, bias=False)
+        self.w3 = nn.Linear(dim, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
+
+
+class LlamaBlock(nn.Module):
+    """Pre-norm attention and feed-forward, both residual."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads)
+        self.feed_forward = FeedForward(dim, hidden)
+        self.attention_norm = RMSNorm(dim)
+        self.ffn_norm = RMSNorm(dim)
+
+    def forward(self, x: Tensor, rotary: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, cache)
+        return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
+
+
+class Llama(nn.Module):
+    """Hidden states and next-token logits for sequences that start with one class embedding.
+
+    Args:
+        vocabulary: V, number of tokens.
+        dim: model width D.
+        layers: number of blocks.
+        heads: attention heads; `dim / heads` must be divisible by 4.
+        classes: rows of the class table; a model without classes has one.
+        hidden: feed-forward width, by default 8/3 D rounded up to a multiple of 32.
+        dropout: probability of dropping an embedding value while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        dim: int,
+        layers: int,
+        heads: int,
+        classes: int = 1,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.vocabulary = heads, dim // heads, vocabulary
+        hidden = hidden or -(-8 * dim // 96) * 32
+        self.tok_embeddings = nn.Embedding(vocabulary, dim)
+        self.cls_embedding = nn.Embedding(classes, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(LlamaBlock(dim, heads, hidden) for _ in range(layers))
+        self.norm = RMSNorm(dim)
+        self.output = nn.Linear(dim, vocabulary, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def caches(self, batch: int, length: int) -> list[KeyValueCache]:
+        """Empty caches, one per layer, in the dtype and on the device of the weights."""
+        like = self.norm.weight
+        return [KeyValueCache(batch, self.heads, length, self.head_dim, like) for _ in self.layers]
+
+    def hidden_states(
+        self, inputs: Tensor, rotary: Tensor, caches: list[KeyValueCache] | None = None
+    ) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            inputs: [B, T, D] embeddings.
+            rotary: [T, d/2, 2] table of these positions.
+            caches: one per layer to continue a sequence one position at a time (T = 1); None runs a whole
+                sequence with a causal mask.
+
+        Returns:
+            [B, T, D] normalised hidden states, ready for `output`.
+        """
+        x = self.dropout(inputs)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotary, caches[index] if caches else None)
+        return self.norm(x)  # type: ignore[no-any-return]

@@ -1,0 +1,38 @@
+"""Priors without parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from obverse.distributions import Categorical
+from obverse.errors import ConfigError
+from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
+
+
+class UniformPrior(Prior):
+    """Every token equally probable, for any quantizer with a finite alphabet and one symbol per grid cell.
+
+    Args:
+        alphabets: number of symbols by array name; taken from the quantizer when composed by name.
+    """
+
+    exact: ClassVar[bool] = True
+
+    def __init__(self, *, alphabets: Mapping[str, int | None]) -> None:
+        unbounded = [name for name, size in alphabets.items() if size is None]
+        if unbounded:
+            raise ConfigError(f"prior 'uniform' needs a finite alphabet, {unbounded} are unbounded integers")
+        self.alphabets = dict(alphabets)
+
+    def blocks(self, layout: Layout, condition: Condition) -> Blocks:
+        step = 4096
+        for name, size in self.alphabets.items():
+            assert size is not None
+            count = layout.height * layout.width
+            for start in range(0, count, step):
+                positions = torch.arange(start, min(start + step, count))
+                logits = torch.zeros(1, 1, size, dtype=torch.int32).expand(layout.batch, len(positions), size)
+                yield Block(name, Categorical(logits), positions)

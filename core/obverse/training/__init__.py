@@ -1,0 +1,1 @@
+"""Training of tokenizers, priors and codecs: `obverse train CONFIG`."""

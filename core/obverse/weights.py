@@ -1,0 +1,107 @@
+"""Weights: safetensors files whose tensors are named `encoder.…`, `quantizer.…` and `prior.…`.
+
+Matrices may be stored as int8 with one float scale per row, under `KEY` and `KEY.scale`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from obverse.errors import WeightsError
+
+_SCALE = ".scale"
+
+
+def load_weights(files: Sequence[Path], modules: Mapping[str, nn.Module]) -> None:
+    """Fill modules, strictly.
+
+    Args:
+        files: safetensors files, read in order.
+        modules: by the prefix of their tensors. Tensors of a part that is not here are left alone.
+
+    Raises:
+        WeightsError: a file cannot be read, or keys or shapes differ from the modules'.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= read_tensors(file)
+    where = ", ".join(str(f) for f in files) or "no weights given"
+    for prefix, module in modules.items():
+        expected = module.state_dict()
+        own = {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+        problems = _differences(expected, own)
+        if problems:
+            raise WeightsError(f"weights of the {prefix} do not fit ({where}): {problems}")
+        module.load_state_dict(own, strict=True)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file, int8 matrices expanded to float32."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            stored = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"weights {str(file)!r} cannot be read as safetensors: {error}") from error
+    return {k: _expand(v, stored.get(k + _SCALE)) for k, v in stored.items() if not k.endswith(_SCALE)}
+
+
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, int8: bool
+) -> None:
+    """Write floating-point tensors as float16, or matrices as int8 with a scale per row; integers as they are.
+
+    Args:
+        file: path to write.
+        tensors: by full name.
+        metadata: strings to keep beside them: source, licence and so on.
+        int8: store floating-point tensors of two or more axes as int8.
+    """
+    stored: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        if not value.is_floating_point():
+            stored[key] = value.contiguous()
+        elif int8 and value.ndim >= 2:
+            rows = value.float().flatten(1)
+            scale = (rows.abs().amax(1) / 127).clamp(min=1e-12)
+            stored[key] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape).contiguous()
+            stored[key + _SCALE] = scale
+        else:
+            stored[key] = value.half().contiguous()
+    save_file(stored, file, metadata=dict(metadata))
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The strings beside the tensors, without reading the tensors."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(min(length, 2**24)))
+    return dict(header.get("__metadata__", {}))
+
+
+def _expand(value: Tensor, scale: Tensor | None) -> Tensor:
+    if scale is None:
+        return value
+    return value.float() * scale.view(-1, *[1] * (value.ndim - 1))
+
+
+def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    missing = sorted(expected.keys() - given.keys())
+    unexpected = sorted(given.keys() - expected.keys())
+    shapes = [
+        f"{key} is {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & given.keys())
+        if given[key].shape != expected[key].shape
+    ]
+    listed = [("missing", missing), ("unexpected", unexpected), ("other shapes", shapes)]
+    return "; ".join(f"{name}: {', '.join(keys[:4])}{_more(keys)}" for name, keys in listed if keys)
+
+
+def _more(keys: Sequence[str]) -> str:
+    return f" and {len(keys) - 4} more" if len(keys) > 4 else ""

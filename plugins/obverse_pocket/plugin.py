@@ -1,0 +1,34 @@
+"""Components of the bundled pocket codecs."""
+
+from __future__ import annotations
+
+from obverse_registry import Component, hookimpl
+
+
+@hookimpl
+def obverse_components() -> list[Component]:
+    """Records only; targets are imported on first use."""
+    return [
+        Component("encoder", "pocket-conv", "obverse_pocket.autoencoders:ConvAutoencoder",
+                  "convolutional autoencoder with one latent grid"),
+        Component("encoder", "pocket-hyper", "obverse_pocket.autoencoders:HyperAutoencoder",
+                  "convolutional autoencoder with hyper-latents and a gain per quality"),
+        Component("quantizer", "unit-vector", "obverse_pocket.quantizers:UnitVectorQuantizer",
+                  "nearest code on the unit sphere"),
+        Component("quantizer", "rounding", "obverse_pocket.quantizers:RoundingQuantizer",
+                  "round(latent - mean)"),
+        Component("prior", "pocket-llama", "obverse_pocket.llama:LlamaPrior",
+                  "next-token transformer over windows"),
+        Component("prior", "mean-scale", "obverse_pocket.hyperprior:MeanScaleHyperprior",
+                  "hyperprior with means and scales"),
+        Component("task", "vq-tokenizer", "obverse_pocket.training:VectorQuantizedTask",
+                  "train a tokenizer with a unit-length codebook"),
+        Component("task", "next-token", "obverse_pocket.training:NextTokenTask",
+                  "train a next-token prior on a tokenizer's tokens"),
+        Component("task", "rate-distortion", "obverse_pocket.training:RateDistortionTask",
+                  "train a hyperprior codec at several rates"),
+        Component("codec", "pocket-vq", "obverse_pocket:configs/pocket-vq.yaml",
+                  "tokens at stride 16, about 0.04 bpp", licence="Apache-2.0"),
+        Component("codec", "pocket-hyper", "obverse_pocket:configs/pocket-hyper.yaml",
+                  "mean-scale hyperprior, six rates", licence="Apache-2.0"),
+    ]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Quantizers of the pocket codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from obverse.interfaces import Block, Coded, Latents, Layout, Quantizer
+from obverse.nn.vector_quantizer import UnitCodebook
+
+
+class UnitVectorQuantizer(Quantizer, nn.Module):
+    """Nearest code on the unit sphere, tokens in raster order (arXiv:2110.04627).
+
+    Args:
+        size: K, number of codes.
+        dim: D, channels of the latent.
+    """
+
+    context_free: ClassVar[bool] = True
+
+    def __init__(self, *, size: int, dim: int) -> None:
+        super().__init__()
+        self.channels = {"tokens": dim}
+        self.alphabets: Mapping[str, int | None] = {"tokens": size}
+        self.codebook = UnitCodebook(size, dim)
+
+    def symbols(self, latents: Latents) -> dict[str, Tensor]:
+        grid = latents["tokens"]
+        indices = self.codebook.nearest(rearrange(grid, "b d h w -> (b h w) d"))
+        return {"tokens": rearrange(indices, "(b n) -> b n", b=len(grid))}
+
+    def quantize(self, latents: Latents, block: Block) -> Tensor:
+        symbols = self.symbols(latents)[block.name]
+        return symbols if block.positions is None else symbols[:, block.positions]
+
+    def dequantize(self, coded: list[Coded], layout: Layout) -> Latents:
+        device = self.codebook.weight.device
+        tokens = torch.zeros(layout.batch, layout.height * layout.width, dtype=torch.int64, device=device)
+        for part in coded:
+            where = slice(None) if part.positions is None else part.positions.to(device)
+            tokens[:, where] = part.symbols.to(device)
+        codes = self.codebook.lookup(tokens)
+        return {"tokens": rearrange(codes, "b (h w) d -> b d h w", h=layout.height)}
+
+
+class RoundingQuantizer(Quantizer):
+    """round(latent - mean), where the prior has a mean (arXiv:1809.02736).
+
+    Args:
+        channels: channels by array name.
+    """
+
+    context_free: ClassVar[bool] = False
+
+    def __init__(self, *, channels: Mapping[str, int]) -> None:
+        self.channels = dict(channels)
+        self.alphabets: Mapping[str, int | None] = dict.fromkeys(channels)
+
+    def quantize(self, latents: Latents, block: Block) -> Tensor:
+        latent = latents[block.name]
+        mean = block.context.get("mean")
+        centred = latent if mean is None else latent - mean
+        # Far beyond any trained latent, and well inside what an escape can hold.
+        return centred.nan_to_num().clamp(-(2**28), 2**28).round().long()
+
+    def dequantize(self, coded: list[Coded], layout: Layout) -> Latents:
+        values = {}
+        for part in coded:
+            value = part.symbols.double()
+            mean = part.context.get("mean")
+            values[part.name] = (value if mean is None else value + mean).float()
+        return values
