@@ -48,9 +48,7 @@ def ours(package: Path) -> dict[str, str]:
 def run(program: str) -> str:
     """Run a program with the three source roots on the path, and return what it prints."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / layer) for layer in LAYERS)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -111,9 +111,7 @@ class Distribution(ABC):
         """
 
 
-def _draw(
-    weights: Tensor, generator: torch.Generator, temperature: float, top_k: int, top_p: float
-) -> Tensor:
+def _draw(weights: Tensor, generator: torch.Generator, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Indices [n] drawn from rows of weights [n, S], by the inverse of the cumulative sum in float64."""
     p = weights.double()
     if temperature == 0:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "LoadedImage", "as_pixels", "psnr", "read_image", "write_image"]
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".gif"}
-)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".gif"})
 """Suffixes of files that are taken for images in folders, in lower case."""
 
 MAX_PIXELS = 2**28
@@ -185,7 +183,5 @@ def _encode(name: str, pixels: np.ndarray, suffix: str, icc: bytes | None, exif:
         image.save(buffer, kind, **options)
     except Exception as error:  # Pillow's writers have their own limits on sizes and metadata
         size = f"{image.width}x{image.height}"
-        raise UnsupportedInputError(
-            f"{name}: {size} pixels cannot be written as {suffix}: {error}"
-        ) from error
+        raise UnsupportedInputError(f"{name}: {size} pixels cannot be written as {suffix}: {error}") from error
     return buffer.getvalue()

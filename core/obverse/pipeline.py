@@ -118,9 +118,7 @@ def check_fit(pipeline: Pipeline, config: CodecConfig) -> None:
         left = f"quantizer {names['quantizer']!r} and prior {names['prior']!r} do not fit: "
         ours, theirs = dict(quantizer.alphabets), dict(prior.alphabets)
         if ours.keys() != theirs.keys():
-            raise ConfigError(
-                f"{left}the quantizer makes blocks {sorted(ours)}, the prior models {sorted(theirs)}"
-            )
+            raise ConfigError(f"{left}the quantizer makes blocks {sorted(ours)}, the prior models {sorted(theirs)}")
         for block in ours:
             if ours[block] != theirs[block]:
                 raise ConfigError(

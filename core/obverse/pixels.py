@@ -233,8 +233,7 @@ def _unsigned16(values: np.ndarray, rawmode: str) -> np.ndarray:
     signed = rawmode in ("I;16S", "I;16BS")
     if signed or low < 0 or high > 65535:
         raise UnsupportedInputError(
-            f"signed or 32-bit samples from {low} to {high} have no known range; "
-            "convert it to 8 or unsigned 16 bits"
+            f"signed or 32-bit samples from {low} to {high} have no known range; convert it to 8 or unsigned 16 bits"
         )
     values = values.astype(np.uint16)
     if rawmode == "I;12":
@@ -265,9 +264,7 @@ def _on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
     return white
 
 
-def _to_rgb(
-    image: Image.Image, icc: bytes | None, convert: bool, notes: list[str]
-) -> tuple[Image.Image, bytes | None]:
+def _to_rgb(image: Image.Image, icc: bytes | None, convert: bool, notes: list[str]) -> tuple[Image.Image, bytes | None]:
     """RGB pixels and the profile that they are in; None for sRGB."""
     if image.mode == "L":
         notes.append("grey is repeated in three channels")
@@ -289,9 +286,7 @@ class _MismatchError(Exception):
     """A colour profile is not for this kind of image."""
 
 
-def _apply_profile(
-    image: Image.Image, icc: bytes, convert: bool, notes: list[str]
-) -> tuple[Image.Image, bytes | None]:
+def _apply_profile(image: Image.Image, icc: bytes, convert: bool, notes: list[str]) -> tuple[Image.Image, bytes | None]:
     profile = ImageCms.ImageCmsProfile(BytesIO(icc))
     name = " ".join(ImageCms.getProfileDescription(profile).split()) or "an unnamed profile"
     space = profile.profile.xcolor_space.strip()

@@ -77,9 +77,7 @@ def in_tiles(
             result = function({k: _crop(v, cells, rows, columns) for k, v in arrays.items()})
             size = rows[1] - rows[0], columns[1] - columns[0]
             for name, array in result.items():
-                inner = _crop(
-                    array, size, (top - rows[0], bottom - rows[0]), (left - columns[0], right - columns[0])
-                )
+                inner = _crop(array, size, (top - rows[0], bottom - rows[0]), (left - columns[0], right - columns[0]))
                 if name not in outputs:
                     unit_rows, unit_columns = array.shape[2] // size[0], array.shape[3] // size[1]
                     shape = (*array.shape[:2], cells[0] * unit_rows, cells[1] * unit_columns)

@@ -52,9 +52,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return {k: _expand(v, stored.get(k + _SCALE)) for k, v in stored.items() if not k.endswith(_SCALE)}
 
 
-def write_tensors(
-    file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, int8: bool
-) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, int8: bool) -> None:
     """Write floating-point tensors as float16, or matrices as int8 with a scale per row; integers as they are.
 
     Args:

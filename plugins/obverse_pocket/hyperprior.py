@@ -25,9 +25,7 @@ class MeanScaleHyperprior(Prior, nn.Module):
 
     tables: Tensor
 
-    def __init__(
-        self, *, latent_channels: int, hyper_channels: int, hyper_width: int, qualities: int
-    ) -> None:
+    def __init__(self, *, latent_channels: int, hyper_channels: int, hyper_width: int, qualities: int) -> None:
         super().__init__()
         self.stride, self.qualities = 16, qualities
         self.alphabets: Mapping[str, int | None] = {"y": None, "z": None}

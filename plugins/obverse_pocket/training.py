@@ -75,9 +75,7 @@ class VectorQuantizedTask(Task):
         indices = self.codebook.nearest(flat.detach())
         codes = self.codebook.lookup(indices)
         commitment = (flat - codes).square().sum(1).mean()
-        quantized = rearrange(
-            straight_through(flat, codes), "(b h w) d -> b d h w", b=len(images), h=latent.shape[2]
-        )
+        quantized = rearrange(straight_through(flat, codes), "(b h w) d -> b d h w", b=len(images), h=latent.shape[2])
         decoded = ((self.encoder.synthesis(quantized) + 1) / 2).float()
         square = (decoded - images).square().mean()
         loss = (decoded - images).abs().mean() + 4 * square + self.commitment * commitment

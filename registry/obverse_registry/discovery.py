@@ -88,9 +88,7 @@ class Registry:
     ('metric',)
     """
 
-    def __init__(
-        self, *, strict: bool | None = None, entry_points: Iterable[EntryPoint] | None = None
-    ) -> None:
+    def __init__(self, *, strict: bool | None = None, entry_points: Iterable[EntryPoint] | None = None) -> None:
         if strict is None:
             strict = os.environ.get("OBVERSE_STRICT_PLUGINS", "") not in ("", "0")
         if entry_points is None:

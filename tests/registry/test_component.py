@@ -55,9 +55,7 @@ def test_unknown_kind_names_the_nearest_and_all() -> None:
         Component("priors", "a", "a.b:C")
 
 
-@pytest.mark.parametrize(
-    "target", ["", "a.b", "a.b:", ":C", "a..b:C", "a.b:C.", "a b:C", "1a:C", "a:b/c.yaml"]
-)
+@pytest.mark.parametrize("target", ["", "a.b", "a.b:", ":C", "a..b:C", "a.b:C.", "a b:C", "1a:C", "a:b/c.yaml"])
 def test_invalid_object_targets(target: str) -> None:
     with pytest.raises(RegistryError, match=r"prior 'a': invalid target .*'package\.module:Attribute'"):
         Component("prior", "a", target)
@@ -98,9 +96,7 @@ def test_records_compare_hash_and_convert() -> None:
 
 def test_load_returns_the_attribute() -> None:
     assert Component("metric", "a", "fractions:Fraction").load() is Fraction
-    assert (
-        Component("metric", "a", "fractions:Fraction.limit_denominator").load() is Fraction.limit_denominator
-    )
+    assert Component("metric", "a", "fractions:Fraction.limit_denominator").load() is Fraction.limit_denominator
 
 
 def test_load_names_component_plugin_and_cause(site: Site) -> None:
@@ -178,7 +174,5 @@ def test_resource_in_a_zipped_package(site: Site, monkeypatch: pytest.MonkeyPatc
         bundle.writestr("zipped/__init__.py", "")
         bundle.writestr("zipped/one.yaml", "")
     monkeypatch.syspath_prepend(archive)
-    with pytest.raises(
-        RegistryError, match=r"'zipped' is not a folder on disk .*cannot be read from a zipped package"
-    ):
+    with pytest.raises(RegistryError, match=r"'zipped' is not a folder on disk .*cannot be read from a zipped package"):
         Component("codec", "one", "zipped:one.yaml").resource()

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 def provides(*components: tuple[str, str]) -> str:
     """Return the source of a plugin module that provides these (kind, name) pairs."""
     records = [
-        f"Component({kind!r}, {name!r}, {'a:c.yaml' if kind == 'codec' else 'a.b:C'!r})"
-        for kind, name in components
+        f"Component({kind!r}, {name!r}, {'a:c.yaml' if kind == 'codec' else 'a.b:C'!r})" for kind, name in components
     ]
     return hooked(f"return [{', '.join(records)}]")
 
@@ -273,9 +272,7 @@ def test_selecting_an_absent_plugin_is_a_failure(site: Site, monkeypatch: pytest
 
 def test_strict_mode_raises_the_first_failure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.install("bad", bad="raise SystemExit(3)")
-    with pytest.raises(
-        RegistryError, match=r"^plugin 'bad' \(bad 1\.0\) failed to load: SystemExit: 3$"
-    ) as caught:
+    with pytest.raises(RegistryError, match=r"^plugin 'bad' \(bad 1\.0\) failed to load: SystemExit: 3$") as caught:
         site.registry(strict=True)
     assert isinstance(caught.value.__cause__, SystemExit)
     monkeypatch.setenv("OBVERSE_STRICT_PLUGINS", "1")
@@ -332,9 +329,7 @@ def test_add_raises_and_leaves_nothing(site: Site) -> None:
 def test_remove_an_unknown_plugin(site: Site) -> None:
     registry = site.registry()
     registry.add(InProcess(), "pocket")
-    with pytest.raises(
-        RegistryError, match=r"no plugin named 'poket'; did you mean 'pocket'\? \(installed: pocket\)"
-    ):
+    with pytest.raises(RegistryError, match=r"no plugin named 'poket'; did you mean 'pocket'\? \(installed: pocket\)"):
         registry.remove("poket")
 
 
@@ -375,9 +370,7 @@ def test_installed_distributions_are_found_and_nothing_heavy_is_imported(site: S
         "PYTHONPATH": os.pathsep.join([str(root), str(site.folder)]),
         "OBVERSE_PLUGINS": "foo,worse",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (done.stderr, done.stdout.strip()) == ("", "")
 
 

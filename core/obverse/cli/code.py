@@ -103,9 +103,7 @@ def decompress(
     return run_all(Decompress(chosen, device, suffix), planned, jobs, resume, _describe_decompressed, json)
 
 
-def _named_output(
-    paths: list[str], output: str | None, suffixes: frozenset[str]
-) -> tuple[list[str], str | None]:
+def _named_output(paths: list[str], output: str | None, suffixes: frozenset[str]) -> tuple[list[str], str | None]:
     """`INPUT OUTPUT`: of two paths, the second is the output when its suffix says so."""
     if output is None and len(paths) == 2 and (paths[1] == "-" or Path(paths[1]).suffix.lower() in suffixes):
         return paths[:1], paths[1]
@@ -218,7 +216,9 @@ def load_codec(config: CodecConfig, device: str) -> Codec:
 
 def _describe_compressed(result: dict[str, Any]) -> str:
     if result["output"] is None:
-        return f"{result['input']}: {result['bits_estimated'] / 8:.1f} bytes estimated, {result['bpp_estimated']:.4f} bpp"
+        return (
+            f"{result['input']}: {result['bits_estimated'] / 8:.1f} bytes estimated, {result['bpp_estimated']:.4f} bpp"
+        )
     return f"{result['input']} -> {result['output']}: {result['bytes']} bytes, {result['bpp']:.4f} bpp"
 
 

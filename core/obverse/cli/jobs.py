@@ -63,9 +63,7 @@ def plan(
     for source in sources:
         path = Path(source)
         if source == "-":
-            jobs.append(
-                Job("-", str(directory / f"stdin{target_suffix}") if directory else output or "-", force)
-            )
+            jobs.append(Job("-", str(directory / f"stdin{target_suffix}") if directory else output or "-", force))
         elif path.is_dir():
             for found in _walk(path, suffixes):
                 base = directory / found.relative_to(path) if directory else found
@@ -74,13 +72,9 @@ def plan(
             base = directory / path.name if directory else path
             jobs.append(Job(source, output or str(base.with_suffix(target_suffix)), force))
     if output is not None and len(jobs) > 1:
-        raise ConfigError(
-            f"--output names one file, but there are {len(jobs)} inputs; use --output-directory"
-        )
+        raise ConfigError(f"--output names one file, but there are {len(jobs)} inputs; use --output-directory")
     if not jobs:
-        raise UnsupportedInputError(
-            f"no files ending in {', '.join(sorted(suffixes))} in {', '.join(sources)}"
-        )
+        raise UnsupportedInputError(f"no files ending in {', '.join(sorted(suffixes))} in {', '.join(sources)}")
     _refuse_clashes(jobs)
     return jobs
 
@@ -102,9 +96,7 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
     seen: dict[str, str] = {}
     for job in jobs:
         if job.target != "-" and job.target in seen:
-            raise ConfigError(
-                f"{seen[job.target]!r} and {job.source!r} would both be written to {job.target!r}"
-            )
+            raise ConfigError(f"{seen[job.target]!r} and {job.source!r} would both be written to {job.target!r}")
         seen[job.target] = job.source
 
 

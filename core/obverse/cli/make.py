@@ -20,15 +20,9 @@ def generate(
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of pictures.")] = 1,
     seed: options.SeedOption = 0,
     size: Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")] = "256x256",
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="1 draws from the prior itself.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", min=0, help="Keep the k most probable symbols; 0 keeps all.")
-    ] = 0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", min=0.0, max=1.0, help="Keep the most probable share.")
-    ] = 1.0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="1 draws from the prior itself.")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Keep the k most probable symbols; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Keep the most probable share.")] = 1.0,
     quality: options.QualityOption = None,
     codec: options.CodecOption = None,
     output: options.OutputOption = None,

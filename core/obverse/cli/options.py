@@ -15,13 +15,9 @@ DEFAULT_CODEC = "pocket-vq"
 
 CodecOption = Annotated[
     str | None,
-    typer.Option(
-        "--codec", "-m", "--model", help=f"Codec by name (obverse list --codecs). [default: {DEFAULT_CODEC}]"
-    ),
+    typer.Option("--codec", "-m", "--model", help=f"Codec by name (obverse list --codecs). [default: {DEFAULT_CODEC}]"),
 ]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Codec from a YAML file instead of a name.")
-]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Codec from a YAML file instead of a name.")]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Swap the encoder, by name.")]
 QuantizerOption = Annotated[str | None, typer.Option("--quantizer", help="Swap the quantizer, by name.")]
 PriorOption = Annotated[str | None, typer.Option("--prior", help="Swap the prior, by name.")]
@@ -44,12 +40,8 @@ QualityOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Skip inputs whose output exists.")]
-JobsOption = Annotated[
-    int, typer.Option("--jobs", "-j", "--num-jobs", min=1, help="Processes for many files.")
-]
-OutputOption = Annotated[
-    str | None, typer.Option("--output", "-o", help="Output file; - is standard output.")
-]
+JobsOption = Annotated[int, typer.Option("--jobs", "-j", "--num-jobs", min=1, help="Processes for many files.")]
+OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Output file; - is standard output.")]
 DirectoryOption = Annotated[
     Path | None,
     typer.Option("--output-directory", "-d", "--output_directory", help="Folder for the outputs."),

@@ -155,9 +155,7 @@ class Llama(nn.Module):
         like = self.norm.weight
         return [KeyValueCache(batch, self.heads, length, self.head_dim, like) for _ in self.layers]
 
-    def hidden_states(
-        self, inputs: Tensor, rotary: Tensor, caches: list[KeyValueCache] | None = None
-    ) -> Tensor:
+    def hidden_states(self, inputs: Tensor, rotary: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
         """Run the blocks.
 
         Args:

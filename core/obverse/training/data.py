@@ -35,9 +35,7 @@ class ImageCrops(Dataset[Tensor]):
         self.crop, self.seed, self.epoch = crop, seed, 0
         self._entries = [entry for source in sources for entry in _list(Path(source))]
         if not self._entries:
-            raise ConfigError(
-                f"no images in {[str(s) for s in sources]}: data.sources takes folders and tar files"
-            )
+            raise ConfigError(f"no images in {[str(s) for s in sources]}: data.sources takes folders and tar files")
         self._cache: dict[int, np.ndarray] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -61,9 +59,7 @@ class ImageCrops(Dataset[Tensor]):
             file.seek(offset)
             image = np.asarray(Image.open(io.BytesIO(file.read(size))).convert("RGB"))
         if min(image.shape[:2]) < self.crop:
-            raise ConfigError(
-                f"an image in {path} is {image.shape[1]}x{image.shape[0]}, smaller than data.crop"
-            )
+            raise ConfigError(f"an image in {path} is {image.shape[1]}x{image.shape[0]}, smaller than data.crop")
         if self._cache is not None:
             self._cache[index] = image
         return image

@@ -39,9 +39,7 @@ class Trainer:
         self.config = config
         self.folder = Path(config["output"])
         self.console = console or Console(stderr=True)
-        self.accelerator = Accelerator(
-            mixed_precision=config["precision"], step_scheduler_with_optimizer=False
-        )
+        self.accelerator = Accelerator(mixed_precision=config["precision"], step_scheduler_with_optimizer=False)
         torch.manual_seed(config["seed"])
         options = config["optimizer"]
         trainable = [p for p in task.parameters() if p.requires_grad]
@@ -63,9 +61,7 @@ class Trainer:
             generator=torch.Generator().manual_seed(config["seed"]),
         )
         if not len(loader):
-            raise ConfigError(
-                f"data.batch is {config['data']['batch']}, more than the {len(self.data)} images"
-            )
+            raise ConfigError(f"data.batch is {config['data']['batch']}, more than the {len(self.data)} images")
         self.task, self.optimizer, self.loader = self.accelerator.prepare(task, optimizer, loader)
         self.average = {k: v.detach().clone() for k, v in task.state_dict().items()}
         self.step = 0
@@ -112,9 +108,7 @@ class Trainer:
             self.data.epoch = epoch
             self.loader.set_epoch(epoch)
             # The order of an epoch depends on the seed and the epoch alone.
-            generator = getattr(self.loader, "generator", None) or getattr(
-                self.loader.sampler, "generator", None
-            )
+            generator = getattr(self.loader, "generator", None) or getattr(self.loader.sampler, "generator", None)
             if generator is not None:
                 generator.manual_seed(self.config["seed"] * 1_000_003 + epoch)
             loader = self.accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
