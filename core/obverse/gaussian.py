@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def gaussian_frequencies(index: int) -> tuple[int, np.ndarray]:
     unit = _isqrt_ratio(1, 2) * 65536 // scale  # 1 / (scale * sqrt(2))
     one = 1 << _BITS
     cumulative = [_erf(unit * (2 * k + 1) // 2) for k in range(reach + 1)]
-    half = [cumulative[0]] + [(b - a) // 2 for a, b in zip(cumulative, cumulative[1:], strict=False)]
+    half = [cumulative[0]] + [(b - a) // 2 for a, b in pairwise(cumulative)]
     weights = [*reversed(half[1:]), *half, one - cumulative[-1]]
     rows = torch.tensor([max(w, 0) >> (_BITS - 36) for w in weights], dtype=torch.int64)
     return -reach, frequencies_from_weights(rows).numpy()
