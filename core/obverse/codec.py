@@ -25,7 +25,7 @@ from obverse.errors import (
     WrongWeightsError,
 )
 from obverse.identity import find_config
-from obverse.interfaces import Block, Coded, Condition, EntropyCoder, Latents, Layout, SymbolEncoder
+from obverse.interfaces import Block, Blocks, Coded, Condition, EntropyCoder, Latents, Layout, SymbolEncoder
 from obverse.loop import Decoding, Encoding, Known, Quantized, Sampling, Source, run
 from obverse.pictures import to_array
 from obverse.pipeline import Pipeline, build, create
@@ -120,7 +120,8 @@ class Codec:
             ConfigError: the quality does not exist, or the coder only measures.
         """
         if not isinstance(image, list | tuple):
-            return self.compress([image], quality=quality, chunks=chunks)[0]
+            streams: list[bytes] = self.compress([image], quality=quality, chunks=chunks)
+            return streams[0]
         coder = self.pipeline.coder
         if not coder.real or coder.code is None:
             raise ConfigError(
@@ -128,7 +129,7 @@ class Codec:
             )
         condition = self.condition(quality)
         pixels = [as_pixels(item) for item in image]
-        streams: list[bytes] = []
+        streams = []
         for batch in _batches(pixels):
             height, width = batch[0].shape[:2]
             container.check_size(width, height)
@@ -206,13 +207,14 @@ class Codec:
         images = self._synthesise(coded, layout, condition, height, width)
         return [Image.fromarray(image) for image in images]
 
+    @torch.inference_mode()
     def rate(self, image: Any, *, quality: int | None = None) -> Rate:
         """Ideal size of an image: no bytes are written, the file is a few bytes larger."""
         pixels = as_pixels(image)
         container.check_size(pixels.shape[1], pixels.shape[0])
-        latents, layout = self._analyse(self._prepare([pixels]), self.condition(quality))
-        ledger = _Ledger(self._source(latents))
-        run(self._blocks(latents, layout, self.condition(quality)), ledger)
+        blocks, known = self._known(self._prepare([pixels]), self.condition(quality))
+        ledger = _Ledger(known)
+        run(blocks, ledger)
         by_array = {name: encoder.bits for name, encoder in ledger.encoders.items()}
         bits = sum(by_array.values())
         return Rate(bits, by_array, bits / (pixels.shape[0] * pixels.shape[1]))
@@ -290,24 +292,22 @@ class Codec:
             images = in_tiles(decode, latents, cells, TILE // m, encoder.margin)["image"]
         return [to_array(image) for image in images[:, :, :height, :width]]
 
-    def _source(self, latents: Latents) -> Source:
-        quantizer = self.pipeline.quantizer
-        return Known(quantizer.symbols(latents)) if quantizer.context_free else Quantized(quantizer, latents)
-
-    def _blocks(self, latents: Latents, layout: Layout, condition: Condition) -> Any:
-        """The prior's blocks for an encoded image, in one parallel pass where its symbols are known."""
+    def _known(self, images: Tensor, condition: Condition) -> tuple[Blocks, Source]:
+        """The prior's blocks for images, in one parallel pass where their symbols are known, and the symbols."""
+        latents, layout = self._analyse(images, condition)
         quantizer, prior = self.pipeline.quantizer, self.pipeline.grid_prior
         if quantizer.context_free:
-            return prior.teacher_forced(quantizer.symbols(latents), layout, condition)
-        return prior.blocks(layout, condition)
+            symbols = quantizer.symbols(latents)
+            return prior.teacher_forced(symbols, layout, condition), Known(symbols)
+        return prior.blocks(layout, condition), Quantized(quantizer, latents)
 
     @torch.inference_mode()
     def _encode(
         self, images: Tensor, condition: Condition, encoders: Sequence[SymbolEncoder]
     ) -> tuple[list[Coded], list[int]]:
-        latents, layout = self._analyse(images, condition)
-        encoding = Encoding(self._source(latents), encoders)
-        return run(self._blocks(latents, layout, condition), encoding), encoding.checks
+        blocks, known = self._known(images, condition)
+        encoding = Encoding(known, encoders)
+        return run(blocks, encoding), encoding.checks
 
     @torch.inference_mode()
     def _run(

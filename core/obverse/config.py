@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from obverse.errors import ConfigError, UnknownNameError, WeightsError
-from obverse_registry import UnknownComponentError, registry
+from obverse.errors import ConfigError, ObverseError, PluginError, UnknownNameError, WeightsError
+from obverse_registry import RegistryError, UnknownComponentError, registry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 PARTS = ("encoder", "quantizer", "prior", "coder")
 KEYS = ("name", *PARTS, "weights")
+
+_IN_PACKAGE = "package://"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class CodecConfig:
     Attributes:
         name: name of the codec; part of the stream's identity.
         parts: for each of `PARTS`, its `name` and keyword arguments.
-        weights: safetensors files; tensors are named `encoder.…`, `quantizer.…`, `prior.…`.
+        weights: safetensors files; tensors are named `encoder.…`, `quantizer.…`, `prior.…`. In a file they are
+            paths relative to it, or `package://PACKAGE/PATH` for a file of an installed package.
     """
 
     name: str
@@ -94,36 +101,33 @@ def load_config(
         UnknownNameError: no installed codec of that name.
         ConfigError: the file cannot be read, or has a key that does not exist.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     path = config_path(source)
     try:
         config = OmegaConf.load(path)
-        if not OmegaConf.is_dict(config):
+        if not isinstance(config, DictConfig):
             raise ConfigError(f"{str(path)!r} is not a configuration: expected keys {list(KEYS)}")
         _check_keys(config, str(path))
-        for part, name in (parts or {}).items():
-            if config.get(part) is None or config[part].get("name") != name:
-                config[part] = {"name": name}
+        _swap(config, parts or {})
         changes = OmegaConf.from_dotlist(list(_checked_overrides(overrides)))
-        config = OmegaConf.merge(config, changes)
-        body = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        body = OmegaConf.to_container(OmegaConf.merge(config, changes), resolve=True, throw_on_missing=True)
     except OSError as error:
         raise ConfigError(f"configuration {str(path)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"configuration {str(path)!r} is not text: {error.reason}") from error
-    except (OmegaConfBaseException, _yaml_error()) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list merged with a mapping
         raise ConfigError(f"configuration {str(path)!r}: {_one_line(error)}") from error
     assert isinstance(body, dict)
     _check_keys(body, str(path))
-    own = body.get("weights") or []
-    base = Path() if changes.get("weights") else path.parent
-    files = [Path(w) for w in weights] or [base / w for w in ([own] if isinstance(own, str) else own)]
+    base = Path() if weights or changes.get("weights") else path.parent
+    files = list(weights) or _weight_files(body.get("weights"), path)
     return CodecConfig(
         name=str(body["name"]),
         parts={part: _part(part, body[part], path) for part in PARTS},
-        weights=tuple(Path(f).expanduser().resolve() for f in files),
+        weights=tuple(_weights_path(str(file), base) for file in files),
     )
 
 
@@ -136,6 +140,8 @@ def config_path(source: str | Path) -> Path:
         return registry().get("codec", text).resource()
     except UnknownComponentError as error:
         raise UnknownNameError(str(error)) from None
+    except RegistryError as error:
+        raise PluginError(str(error)) from error
 
 
 def installed_codecs() -> list[CodecConfig]:
@@ -144,7 +150,7 @@ def installed_codecs() -> list[CodecConfig]:
     for component in registry().components("codec"):
         try:
             found.append(load_config(component.name))
-        except (ConfigError, UnknownNameError):
+        except ObverseError:  # one damaged codec must not hide the others
             continue
     return found
 
@@ -163,7 +169,7 @@ def unknown_keys(unknown: Sequence[str], valid: Sequence[str], where: str) -> Co
     )
 
 
-def _check_keys(body: Mapping[str, Any], where: str) -> None:
+def _check_keys(body: Mapping[Any, Any], where: str) -> None:
     unknown = [str(key) for key in body if key not in KEYS]
     if unknown:
         raise unknown_keys(unknown, KEYS, where)
@@ -190,10 +196,41 @@ def _part(part: str, body: Any, path: Path) -> Mapping[str, Any]:
     return section
 
 
-def _yaml_error() -> type[Exception]:
-    from yaml import YAMLError
+def _weights_path(file: str, base: Path) -> Path:
+    """Where a weights file lies: a path relative to `base`, or `package://PACKAGE/PATH` in an installed package."""
+    if not file.startswith(_IN_PACKAGE):
+        return (base / Path(file).expanduser()).resolve()
+    package, _, inner = file.removeprefix(_IN_PACKAGE).partition("/")
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None  # finds it without importing it
+    except ValueError:  # in sys.modules, but not from the import system
+        spec = None
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    if not folders or not inner:
+        raise WeightsError(
+            f"weights {file!r}: no installed package {package!r}; expected {_IN_PACKAGE}PACKAGE/PATH, "
+            "with a package that is installed"
+        )
+    return next((f / inner for f in folders if (f / inner).is_file()), folders[0] / inner).resolve()
 
-    return YAMLError
+
+def _swap(config: DictConfig, parts: Mapping[str, str]) -> None:
+    """Replace sections by other components; a section that already names the component stays."""
+    for part in PARTS:
+        if isinstance(config[part], str):
+            config[part] = {"name": config[part]}
+    for part, name in parts.items():
+        if part not in PARTS:
+            raise unknown_keys([part], PARTS, "parts")
+        if not isinstance(config[part], Mapping) or config[part].get("name") != name:
+            config[part] = {"name": name}
+
+
+def _weight_files(given: Any, path: Path) -> list[str]:
+    listed = [given] if isinstance(given, str) else given or []
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise ConfigError(f"{path}: weights takes a path or a list of paths, not {given!r}")
+    return listed
 
 
 def _one_line(error: Exception) -> str:

@@ -23,9 +23,12 @@ MAX_PIXELS = 2**26
 """Largest picture that is written or read: 67 megapixels keep the memory bounded."""
 MAX_METADATA = 2**24
 
+_MAX_LENGTH = 2**32
+
 CHUNKS = {1: "name", 2: "icc", 3: "exif"}
 """Metadata chunks by number: name of the codec (UTF-8), ICC profile, EXIF block."""
-_CHUNK_NUMBERS = {name: number for number, name in CHUNKS.items()}
+_CHUNK_NAMES = [CHUNKS.get(number, f"chunk-{number}") for number in range(256)]
+_CHUNK_NUMBERS = {name: number for number, name in enumerate(_CHUNK_NAMES)}
 
 CODERS = {0: "range", 1: "raw"}
 """Entropy coders by number."""
@@ -78,11 +81,19 @@ class Stream:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse sizes that are empty or beyond `MAX_PIXELS`."""
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+    """Refuse sizes that are empty or beyond `MAX_PIXELS`.
+
+    Raises:
+        UnsupportedInputError: with the limits.
+    """
+    if not _plausible(width, height):
         raise UnsupportedInputError(
             f"a picture of {width}x{height} pixels is outside the limits: 1 to {MAX_PIXELS} pixels; resize or cut it"
         )
+
+
+def _plausible(width: int, height: int) -> bool:
+    return width >= 1 and height >= 1 and width * height <= MAX_PIXELS
 
 
 def pack(header: Header, payload: bytes, symbol_check: int) -> bytes:
@@ -134,10 +145,10 @@ def unpack(data: bytes) -> Stream:
         raise CorruptError("the stream is damaged: the checksum of its bytes is wrong")
     if reader.place != len(data):
         raise CorruptError(f"{len(data) - reader.place} bytes follow the end of the stream")
-    try:
-        check_size(width, height)
-    except UnsupportedInputError as error:
-        raise CorruptError(f"the header is not plausible: {error}") from None
+    if not _plausible(width, height):
+        raise CorruptError(
+            f"the header promises {width}x{height} pixels, which no encoder writes (limit: {MAX_PIXELS} pixels)"
+        )
     header = Header(width, height, tag, fingerprint, settings >> 4, settings >> 2 & 3, settings & 3, chunks)
     return Stream(header, payload, symbol_check, len(data))
 
@@ -153,6 +164,9 @@ def _varint(value: int) -> bytes:
 
 
 def _pack_chunks(chunks: Mapping[str, bytes]) -> bytes:
+    unknown = [name for name in chunks if name not in _CHUNK_NUMBERS]
+    if unknown:
+        raise UnsupportedInputError(f"no metadata is called {unknown} (names: {', '.join(CHUNKS.values())})")
     body = b"".join(bytes([_CHUNK_NUMBERS[k]]) + _varint(len(v)) + v for k, v in chunks.items())
     if len(body) > MAX_METADATA:
         raise UnsupportedInputError(f"{len(body)} bytes of metadata exceed the limit of {MAX_METADATA}")
@@ -160,11 +174,15 @@ def _pack_chunks(chunks: Mapping[str, bytes]) -> bytes:
 
 
 def _unpack_chunks(body: bytes) -> dict[str, bytes]:
-    reader, chunks = _Reader(body, 0), {}
+    reader = _Reader(body, 0)
+    chunks: dict[str, bytes] = {}
     try:
         while reader.place < len(body):
             number = reader.byte()
-            chunks[CHUNKS.get(number, f"chunk-{number}")] = reader.take(reader.varint())
+            name = _CHUNK_NAMES[number]
+            if name in chunks:
+                raise CorruptError(f"the metadata holds {name!r} twice")
+            chunks[name] = reader.take(reader.varint())
     except TruncatedError:
         raise CorruptError("the metadata chunks do not fill their space") from None
     return chunks
@@ -187,13 +205,13 @@ class _Reader:
     def byte(self) -> int:
         return self.take(1)[0]
 
-    def varint(self, limit: int = 2**32) -> int:
+    def varint(self, limit: int = _MAX_LENGTH) -> int:
         value = shift = 0
         while True:
             byte = self.byte()
             value |= (byte & 127) << shift
             shift += 7
-            if value > limit or shift > 42:
+            if value > limit or shift > 35 or (byte == 0 and shift > 7):  # too large, or longer than needed
                 raise CorruptError("a size in the header is out of range")
             if byte < 128:
                 return value

@@ -36,7 +36,7 @@ def frequencies_from_weights(weights: Tensor) -> Tensor:
     """Scale rows of weights to frequencies that sum to `TOTAL`, each at least 1, in integer arithmetic.
 
     Args:
-        weights: [..., S] int64, not negative, row sums in [1, 2**39); S at most 2**16.
+        weights: [..., S] int64, 0 to 2**39, not all zero in a row; S at most 2**16.
 
     Returns:
         [..., S] int64. What is left by rounding down goes to the first largest entry of the row.
@@ -118,13 +118,13 @@ def _draw(weights: Tensor, generator: torch.Generator, temperature: float, top_k
         return p.argmax(-1)
     if temperature != 1:
         p = (p / p.amax(-1, keepdim=True)) ** (1 / temperature)
-    if top_k:
-        smallest = p.topk(min(top_k, p.shape[-1]), dim=-1).values[..., -1:]
-        p = p.where(p >= smallest, 0)
-    if top_p < 1:
-        p = p / p.sum(-1, keepdim=True)
+    if top_k or top_p < 1:
         ordered, order = p.sort(dim=-1, descending=True, stable=True)
-        ordered = ordered.where(ordered.cumsum(-1) - ordered < top_p, 0)
+        if top_k:
+            ordered[:, top_k:] = 0
+        if top_p < 1:
+            ordered = ordered / ordered.sum(-1, keepdim=True)
+            ordered = ordered.where(ordered.cumsum(-1) - ordered < top_p, 0)
         p = torch.zeros_like(p).scatter_(-1, order, ordered)
     cumulative = p.cumsum(-1)
     point = torch.rand(len(p), 1, generator=generator, dtype=torch.float64).to(p.device) * cumulative[:, -1:]
@@ -149,7 +149,7 @@ class Categorical(Distribution):
         self.shape = logits.shape[:-1]
         self.size = logits.shape[-1]
         bits = max(1, (self.size - 1).bit_length())
-        self._low = 1 << (bits // 2)
+        self._low = 1 << min(bits // 2, 9)  # so that sums of 2**30 stay within `frequencies_from_weights`
 
     def rows(self, start: int, stop: int) -> Categorical:
         return Categorical(self.logits[start:stop])
@@ -176,7 +176,7 @@ class Categorical(Distribution):
         return frequencies_from_weights(digits.sum(-1)).cpu().numpy(), digits
 
     def write(self, symbols: Tensor, encoder: SymbolEncoder) -> None:
-        flat = symbols.reshape(-1)
+        flat = symbols.reshape(-1).to(self.logits.device)
         if not len(flat):
             return
         top, digits = self._split()
@@ -187,6 +187,8 @@ class Categorical(Distribution):
             encoder.encode(low.int().cpu().numpy(), frequencies_from_weights(digits[row, high]).cpu().numpy())
 
     def read(self, decoder: SymbolDecoder) -> Tensor:
+        if not self.shape.numel():
+            return torch.zeros(self.shape, dtype=torch.int64, device=self.logits.device)
         top, digits = self._split()
         high = torch.from_numpy(decoder.decode(top, len(top))).long().to(digits.device)
         row = torch.arange(len(high), device=digits.device)

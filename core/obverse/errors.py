@@ -11,6 +11,10 @@ class UnknownNameError(ObverseError, LookupError):
     """A component or codec of that name is not installed."""
 
 
+class PluginError(ObverseError):
+    """A component or codec is installed, but what its plugin registered cannot be loaded."""
+
+
 class ConfigError(ObverseError, ValueError):
     """A configuration has an unknown key, a wrong value, or parts that do not fit together."""
 

@@ -12,6 +12,7 @@ from obverse.errors import ObverseError, OutputError, OutputExistsError, Unsuppo
 
 _REASONS = {
     errno.ENOENT: "its folder does not exist; create it first",
+    errno.EEXIST: "a file of that name is in its place",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.ENOSPC: "no space is left on the device; free some or write elsewhere",
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
@@ -89,22 +90,46 @@ def _rename_to_new(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
 
 
-def refuse_existing(path: str | Path, force: bool) -> None:
-    """Raise OutputExistsError for a file that exists, before any work is spent on it, unless forced."""
-    if not force and Path(path).is_file():
+def check_output(path: str | Path, force: bool, new_folder: bool = False) -> None:
+    """Refuse an output before any work is spent on it.
+
+    Args:
+        path: where to.
+        force: replace an existing file.
+        new_folder: its folder will be made when it is missing.
+
+    Raises:
+        OutputExistsError: the file exists and `force` is not given.
+        OutputError: its folder does not exist.
+    """
+    path = Path(path)
+    try:
+        exists, homeless = path.is_file(), not path.parent.exists()
+    except OSError as error:
+        raise output_error(str(path), error) from error
+    if exists and not force:
         raise OutputExistsError(f"{str(path)!r} exists; use --force to overwrite it")
+    if homeless and not new_folder:
+        raise output_error(str(path), FileNotFoundError(errno.ENOENT, ""))
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of a file.
+def read_bytes(path: str | Path, magic: bytes = b"") -> bytes:
+    """The content of a file; of one that does not begin with `magic`, only the beginning.
 
     Raises:
         UnsupportedInputError: it cannot be read.
     """
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UnsupportedInputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        with Path(path).open("rb") as file:
+            head = file.read(64)
+            return head + file.read() if head.startswith(magic) else head
+    except FileNotFoundError:
+        raise UnsupportedInputError(f"cannot read {str(path)!r}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise UnsupportedInputError(f"cannot read {str(path)!r}: it is a folder; name a file in it") from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UnsupportedInputError(f"cannot read {str(path)!r}: {reason}") from error
 
 
 def make_folder(path: Path) -> None:

@@ -20,7 +20,16 @@ from obverse.pixels import EXIF_PREFIX, LoadedImage, as_pixels, from_pillow, psn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "LoadedImage", "as_pixels", "psnr", "read_image", "write_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "WRITTEN_SUFFIXES",
+    "LoadedImage",
+    "as_pixels",
+    "psnr",
+    "read_image",
+    "write_image",
+]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".gif"})
 """Suffixes of files that are taken for images in folders, in lower case."""
@@ -42,6 +51,8 @@ _WRITE: dict[str, tuple[str, dict[str, object]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
+WRITTEN_SUFFIXES = tuple(_WRITE)
+"""Suffixes that `write_image` knows."""
 _WITHOUT_METADATA = ("BMP", "PPM")
 _LOCK = threading.Lock()
 
@@ -104,11 +115,9 @@ def write_image(
         OutputError: the file cannot be written.
     """
     name = _name(target)
-    if isinstance(target, str | Path):
-        suffix = Path(target).suffix if format is None else format
-    else:
-        suffix = format or ""
-    data = _encode(name, pixels, suffix, icc, exif)
+    if format is None:
+        format = Path(target).suffix if isinstance(target, str | Path) else "png"
+    data = _encode(name, pixels, format, icc, exif)
     if isinstance(target, str | Path):
         write_beside(target, data, force)
         return
@@ -180,7 +189,8 @@ def _encode(name: str, pixels: np.ndarray, suffix: str, icc: bytes | None, exif:
         options = options | {"exif": EXIF_PREFIX + exif}
     buffer = BytesIO()
     try:
-        image.save(buffer, kind, **options)
+        with _careful_pillow():
+            image.save(buffer, kind, **options)
     except Exception as error:  # Pillow's writers have their own limits on sizes and metadata
         size = f"{image.width}x{image.height}"
         raise UnsupportedInputError(f"{name}: {size} pixels cannot be written as {suffix}: {error}") from error

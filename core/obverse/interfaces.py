@@ -196,7 +196,7 @@ class EntropyCoder(ABC):
 
     Attributes:
         real: False for a coder that only measures and writes no bytes.
-        code: number by which streams name it, 0 to 7; None when it cannot be written to a stream.
+        code: number by which streams name it, 0 to 3; None when it cannot be written to a stream.
     """
 
     real: ClassVar[bool] = True

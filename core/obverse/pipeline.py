@@ -10,10 +10,13 @@ from typing import Any
 from torch import nn
 
 from obverse.config import PARTS, CodecConfig, nearest, unknown_keys
-from obverse.errors import ConfigError, UnknownNameError
+from obverse.errors import ConfigError, ObverseError, PluginError, UnknownNameError
 from obverse.interfaces import Encoder, EntropyCoder, Prior, Quantizer
 from obverse.windows import Windowed
 from obverse_registry import RegistryError, UnknownComponentError, registry
+
+MAX_QUALITIES = 16
+"""Operating points that a stream has room to name."""
 
 _INTERFACES: dict[str, type] = {
     "encoder": Encoder,
@@ -78,7 +81,7 @@ def create(kind: str, section: Mapping[str, Any], offered: Mapping[str, Any] | N
     except UnknownComponentError as error:
         raise UnknownNameError(str(error)) from None
     except RegistryError as error:
-        raise ConfigError(str(error)) from error
+        raise PluginError(str(error)) from error
     arguments = {key: value for key, value in section.items() if key != "name"}
     parameters = inspect.signature(target).parameters
     valid = [p.name for p in parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -86,18 +89,18 @@ def create(kind: str, section: Mapping[str, Any], offered: Mapping[str, Any] | N
     if unknown:
         raise unknown_keys(unknown, valid, f"{kind} {name!r}")
     arguments = {k: v for k, v in (offered or {}).items() if k in valid} | arguments
-    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
+    missing = [key for key in valid if parameters[key].default is inspect.Parameter.empty and key not in arguments]
     if missing:
         raise ConfigError(f"{kind} {name!r} needs {missing}; set them, as {kind}.{missing[0]}=…")
     try:
         made = target(**arguments)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ObverseError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
         raise ConfigError(f"{kind} {name!r} cannot be made from {arguments}: {error}") from error
     interface = _INTERFACES.get(kind)
     if interface is not None and not isinstance(made, interface):
-        raise ConfigError(f"{kind} {name!r} is a {type(made).__name__}, not an {interface.__name__}")
+        raise ConfigError(f"{kind} {name!r} makes {type(made).__name__}, not a subclass of {interface.__name__}")
     return made
 
 
@@ -109,6 +112,10 @@ def check_fit(pipeline: Pipeline, config: CodecConfig) -> None:
     """
     names = {part: config.parts[part]["name"] for part in PARTS}
     encoder, quantizer, prior = pipeline.encoder, pipeline.quantizer, pipeline.prior
+    if not 1 <= encoder.qualities <= MAX_QUALITIES:
+        raise ConfigError(
+            f"encoder {names['encoder']!r} has {encoder.qualities} qualities, a stream can name 1 to {MAX_QUALITIES}"
+        )
     if dict(encoder.channels) != dict(quantizer.channels):
         raise ConfigError(
             f"encoder {names['encoder']!r} and quantizer {names['quantizer']!r} do not fit: the encoder's latents "

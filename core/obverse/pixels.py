@@ -294,7 +294,7 @@ def _apply_profile(image: Image.Image, icc: bytes, convert: bool, notes: list[st
     if image.mode == "L" and mode == "RGB":
         image = image.convert("RGB")
     if image.mode != mode:
-        raise _MismatchError(f"the colour profile {name!r} is for {space}, not {image.mode}, and ignored")
+        raise _MismatchError(f"the colour profile {name!r} is for {space!r}, not {image.mode}, and ignored")
     transform = ImageCms.buildTransform(
         profile,
         ImageCms.createProfile("sRGB"),

@@ -28,9 +28,9 @@ class UniformPrior(Prior):
         self.alphabets = dict(alphabets)
 
     def blocks(self, layout: Layout, condition: Condition) -> Blocks:
-        step = 4096
         for name, size in self.alphabets.items():
             assert size is not None
+            step = max(1, 2**22 // size)  # bounds the memory of a block's weights
             count = layout.height * layout.width
             for start in range(0, count, step):
                 positions = torch.arange(start, min(start + step, count))

@@ -5,7 +5,6 @@ Matrices may be stored as int8 with one float scale per row, under `KEY` and `KE
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -49,7 +48,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             stored = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"weights {str(file)!r} cannot be read as safetensors: {error}") from error
-    return {k: _expand(v, stored.get(k + _SCALE)) for k, v in stored.items() if not k.endswith(_SCALE)}
+    scales = {key + _SCALE for key, value in stored.items() if value.dtype == torch.int8 and key + _SCALE in stored}
+    return {
+        k: _expand(v, stored[k + _SCALE]) if k + _SCALE in scales else v for k, v in stored.items() if k not in scales
+    }
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, int8: bool) -> None:
@@ -77,15 +79,14 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def read_metadata(file: Path) -> dict[str, str]:
     """The strings beside the tensors, without reading the tensors."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(min(length, 2**24)))
-    return dict(header.get("__metadata__", {}))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"weights {str(file)!r} cannot be read as safetensors: {error}") from error
 
 
-def _expand(value: Tensor, scale: Tensor | None) -> Tensor:
-    if scale is None:
-        return value
+def _expand(value: Tensor, scale: Tensor) -> Tensor:
     return value.float() * scale.view(-1, *[1] * (value.ndim - 1))
 
 

@@ -47,6 +47,9 @@ class ConvAutoencoder(Encoder, nn.Module):
 class HyperAutoencoder(Encoder, nn.Module):
     """Latents `y` at stride 16 and hyper-latents `z` at stride 64 (arXiv:1809.02736), with a gain per quality.
 
+    Beside the networks runs a linear transform of 16x16 patches that starts as the lowest frequencies of a DCT, so
+    that training starts from a block transform codec and not from nothing.
+
     One network serves every rate: y is multiplied by a positive vector that depends on the quality before
     rounding, and divided by another before synthesis (gain units, arXiv:2003.02012).
 
@@ -78,6 +81,14 @@ class HyperAutoencoder(Encoder, nn.Module):
         self.channels = {"y": latent_channels, "z": hyper_channels}
         self.analysis = pixel_analysis(tuple(widths), tuple(blocks), latent_channels)
         self.synthesis = pixel_synthesis(tuple(widths), tuple(blocks), latent_channels)
+        nn.init.zeros_(self.analysis[-1].weight)
+        nn.init.zeros_(self.synthesis[-2].weight)
+        self.patch_analysis = nn.Conv2d(3, latent_channels, self.stride, stride=self.stride, bias=False)
+        self.patch_synthesis = nn.ConvTranspose2d(latent_channels, 3, self.stride, stride=self.stride, bias=False)
+        with torch.no_grad():
+            basis = dct_basis(latent_channels, self.stride)
+            self.patch_analysis.weight.copy_(basis)
+            self.patch_synthesis.weight.copy_(basis)
         self.hyper_analysis = nn.Sequential(
             nn.Conv2d(latent_channels, hyper_width, 3, padding=1),
             nn.SiLU(),
@@ -97,13 +108,28 @@ class HyperAutoencoder(Encoder, nn.Module):
 
     def analyse(self, images: Tensor, quality: Tensor) -> Latents:
         """As `encode`, with one quality per image, [B] int64 (or [1] for all)."""
-        y = self.analysis(images * 2 - 1) * self.log_gain[quality].exp()[:, :, None, None]
+        centred = images * 2 - 1
+        y = (self.analysis(centred) + self.patch_analysis(centred)) * self.log_gain[quality].exp()[:, :, None, None]
         return {"y": y, "z": self.hyper_analysis(y)}
 
     def synthesise(self, y: Tensor, quality: Tensor) -> Tensor:
         """As `decode`, with one quality per image, [B] int64 (or [1] for all)."""
         y = y * self.log_inverse_gain[quality].exp()[:, :, None, None]
-        return (self.synthesis(y) + 1) / 2  # type: ignore[no-any-return]
+        return (self.synthesis(y) + self.patch_synthesis(y) + 1) / 2  # type: ignore[no-any-return]
+
+
+def dct_basis(count: int, side: int) -> Tensor:
+    """Orthonormal patterns [count, 3, side, side]: the lowest frequencies of a DCT, two thirds of them luma."""
+    place = (torch.arange(side) + 0.5) * torch.pi / side
+    waves = torch.cos(place * torch.arange(side)[:, None])
+    waves = waves / waves.norm(dim=1, keepdim=True)  # [frequency, place]
+    colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+    colours = colours / colours.norm(dim=1, keepdim=True)
+    frequencies = sorted(((u, v) for u in range(side) for v in range(side)), key=lambda f: (f[0] ** 2 + f[1] ** 2, f))
+    chroma = count // 6
+    wanted = [(0, f) for f in frequencies[: count - 2 * chroma]]
+    wanted += [(colour, f) for f in frequencies[:chroma] for colour in (1, 2)]
+    return torch.stack([colours[c][:, None, None] * waves[u][:, None] * waves[v] for c, (u, v) in wanted])
 
 
 class HyperSynthesis(nn.Module):

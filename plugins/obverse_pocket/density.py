@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -40,11 +42,11 @@ class LogisticMixture(nn.Module):
     @torch.no_grad()
     def tables(self) -> Tensor:
         """Integer frequencies [Q, N, 2 * RADIUS + 2] int32; the last entry is the escape."""
+        accurate = copy.deepcopy(self).cpu().double()
         values = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
         quality = torch.arange(len(self.mean))
         grid = values.expand(len(quality), self.mean.shape[1], 1, -1)
-        pmf = self.double()(grid, quality)[:, :, 0]  # [Q, N, L]
-        self.float()
+        pmf = accurate(grid, quality)[:, :, 0]  # [Q, N, L]
         rest = (1 - pmf.sum(-1, keepdim=True)).clamp(min=1e-6)
         weights = (torch.cat([pmf, rest], dim=-1) * 2**30).long().clamp(min=1)
         return frequencies_from_weights(weights).int()

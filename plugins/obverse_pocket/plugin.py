@@ -30,5 +30,5 @@ def obverse_components() -> list[Component]:
         Component("codec", "pocket-vq", "obverse_pocket:configs/pocket-vq.yaml",
                   "tokens at stride 16, about 0.04 bpp", licence="Apache-2.0"),
         Component("codec", "pocket-hyper", "obverse_pocket:configs/pocket-hyper.yaml",
-                  "mean-scale hyperprior, six rates", licence="Apache-2.0"),
+                  "mean-scale hyperprior, eight rates", licence="Apache-2.0"),
     ]  # fmt: skip

@@ -81,7 +81,7 @@ class VectorQuantizedTask(Task):
         loss = (decoded - images).abs().mean() + 4 * square + self.commitment * commitment
         numbers = {"mse": square.detach(), "commitment": commitment.detach()}
         for lpips in self._perceptual:
-            distance = lpips(decoded, images).mean()
+            distance = lpips.to(images.device)(decoded, images).mean()
             loss = loss + self.perceptual * distance
             numbers["lpips"] = distance.detach()
         if self.training and not self.decoder_only:
@@ -135,7 +135,7 @@ class NextTokenTask(Task):
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """[B, h, w] int64."""
-        frozen = self._frozen[0]
+        frozen = self._frozen[0].to(images.device)
         latent = frozen.encoder.analysis(images * 2 - 1)
         flat = rearrange(latent, "b d h w -> (b h w) d")
         indices = frozen.codebook.nearest(flat)
@@ -158,7 +158,6 @@ class RateDistortionTask(Task):
     Args:
         encoder: keyword arguments of `HyperAutoencoder`.
         lambdas: one per quality, as CompressAI's for the mean square error.
-        start: weights to start from (a checkpoint's own `task`), or None.
     """
 
     def __init__(self, *, encoder: Mapping[str, Any], lambdas: Sequence[float]) -> None:

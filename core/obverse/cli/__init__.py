@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,41 +19,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         An `ExitCode`.
     """
-    from obverse.cli.exit import ExitCode, exit_code
-
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     try:
-        from obverse.cli.app import app
-
-        result = app(args=words, prog_name="obverse", standalone_mode=False)
-        return int(result or 0)
+        code = _dispatch([word for word in words if word != "--debug"], debug)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         _complain("interrupted")
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away; keep Python from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILURE
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has had enough
+        return 1
     except Exception as error:
         if debug:
-            raise
-        shown = getattr(error, "format_message", None)
-        if shown is not None:  # typer's own usage errors
-            _complain(f"{shown()} (see obverse --help)")
-            return ExitCode.USAGE
-        if type(error).__name__ in ("Exit", "Abort"):
-            return int(getattr(error, "exit_code", ExitCode.FAILURE))
+            import traceback
+
+            traceback.print_exception(error)
+        return _explain(error)
+    finally:
+        _settle_output()
+
+
+def _dispatch(words: list[str], debug: bool) -> int:
+    import typer
+
+    from obverse.cli.app import command
+    from obverse.cli.exit import DEBUG, ExitCode
+
+    DEBUG.set(debug)
+
+    # Not typer's own main, which takes interrupts and closed pipes for itself.
+    try:
+        with command.make_context("obverse", words[:] or ["--help"]) as context:
+            return int(command.invoke(context) or 0)
+    except typer.Exit as done:
+        return done.exit_code if words else ExitCode.USAGE
+
+
+def _explain(error: Exception) -> int:
+    from obverse.cli.exit import ExitCode, exit_code
+
+    shown = getattr(error, "format_message", None)
+    if shown is None:
         code, text = exit_code(error)
-        _complain(text)
-        return code
+    else:  # typer's own usage errors
+        context = getattr(error, "ctx", None)
+        code, text = ExitCode.USAGE, f"{shown().rstrip('.')} (see {context.command_path if context else 'obverse'} --help)"
+    _complain(text)
+    return code
 
 
 def _complain(text: str) -> None:
-    print(f"obverse: {text}", file=sys.stderr)
+    if sys.stderr is not None:
+        with suppress(BrokenPipeError):
+            print(f"obverse: {text}", file=sys.stderr)
+
+
+def _settle_output() -> None:
+    """Keep Python from complaining at exit about output that nobody takes."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:
     """Entry point of the `obverse` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main())

@@ -8,10 +8,11 @@ import typer
 
 from obverse.__about__ import __version__
 from obverse.cli import code, make, show, train
+from obverse.cli.exit import MEANINGS
 
 app = typer.Typer(
     help="Vision models that predict tokens, as image codecs and as image generators.",
-    no_args_is_help=True,
+    epilog=f"Exit codes: {'; '.join(f'{code:d} {meaning}' for code, meaning in MEANINGS.items())}.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,3 +45,5 @@ app.command("info")(show.info)
 app.command("list")(show.list_components)
 app.command("plugins")(show.plugins)
 app.command("train")(train.train)
+
+command = typer.main.get_command(app)

@@ -12,20 +12,26 @@ import typer
 
 from obverse.cli import options
 from obverse.cli.exit import ExitCode
-from obverse.cli.jobs import Job, plan, run_all
+from obverse.cli.jobs import Job, named_output, plan, run_all
+from obverse.cli.streams import binary_output, read_input, write_output
 from obverse.config import CodecConfig
+from obverse.errors import ConfigError, PluginError, UnknownNameError, WeightsError
 
 if TYPE_CHECKING:
     from obverse.codec import Codec
+    from obverse.container import Header
 
 STREAM_SUFFIX = ".obv"
+_CODEC_ERRORS = (ConfigError, PluginError, UnknownNameError, WeightsError)
 
 
 def compress(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT... [OUTPUT.obv]", help="Images, folders, or - for standard input."),
-    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT... [OUTPUT.obv] [KEY=VALUE]...", help="Images, folders, or - for standard input."
+        ),
+    ] = None,
     codec: options.CodecOption = None,
     quality: options.QualityOption = None,
     output: options.OutputOption = None,
@@ -53,28 +59,24 @@ def compress(
     """Write images as .obv files."""
     from obverse.images import IMAGE_SUFFIXES
 
-    paths, overrides = options.split_overrides(paths)
+    paths, overrides = options.split_overrides(words or [])
     parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior, "coder": coder}
     chosen = options.chosen_config(codec, config, parts, [*overrides, *(changes or [])], weights)
-    if chosen is None:
-        chosen = options.chosen_config(options.DEFAULT_CODEC, None, {}, (), None)
-    assert chosen is not None
+    chosen = chosen or options.default_config()
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
-    paths, output = _named_output(paths, output, frozenset({STREAM_SUFFIX}))
+    paths, output = named_output(paths, output, IMAGE_SUFFIXES, frozenset({STREAM_SUFFIX}))
     planned = plan(paths, IMAGE_SUFFIXES, STREAM_SUFFIX, output, directory, force)
     work = Compress(chosen, device, quality, metadata, estimate or chosen.parts["coder"]["name"] == "ideal")
-    if len(planned) == 1:
-        work.codec()  # what is wrong with the codec is no fault of the input
     return run_all(work, planned, jobs, resume, _describe_compressed, json)
 
 
 def decompress(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT... [OUTPUT]", help="Streams, folders, or - for standard input."),
-    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT... [OUTPUT] [KEY=VALUE]...", help="Streams, folders, or - for standard input."),
+    ] = None,
     output: options.OutputOption = None,
     directory: options.DirectoryOption = None,
     suffix: Annotated[str, typer.Option("--format", help="Format of outputs that are not named.")] = "png",
@@ -94,20 +96,16 @@ def decompress(
     """Write .obv files as images. The codec is found from the stream, unless options name another."""
     from obverse.images import IMAGE_SUFFIXES
 
-    paths, overrides = options.split_overrides(paths)
+    paths, overrides = options.split_overrides(words or [])
     parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior}
     chosen = options.chosen_config(codec, config, parts, [*overrides, *(changes or [])], weights)
-    paths, output = _named_output(paths, output, IMAGE_SUFFIXES)
-    suffix = "." + suffix.lower().lstrip(".")
+    paths, output = named_output(paths, output, frozenset({STREAM_SUFFIX}), IMAGE_SUFFIXES)
+    suffix = options.picture_suffix(suffix)
+    if output is not None:
+        options.picture_path(output)
+    _origins.clear()
     planned = plan(paths, frozenset({STREAM_SUFFIX}), suffix, output, directory, force)
     return run_all(Decompress(chosen, device, suffix), planned, jobs, resume, _describe_decompressed, json)
-
-
-def _named_output(paths: list[str], output: str | None, suffixes: frozenset[str]) -> tuple[list[str], str | None]:
-    """`INPUT OUTPUT`: of two paths, the second is the output when its suffix says so."""
-    if output is None and len(paths) == 2 and (paths[1] == "-" or Path(paths[1]).suffix.lower() in suffixes):
-        return paths[:1], paths[1]
-    return paths, output
 
 
 @dataclass(frozen=True)
@@ -120,16 +118,17 @@ class Compress:
     metadata: bool
     estimate: bool
 
-    def codec(self) -> Codec:
-        return load_codec(self.config, self.device)
+    @property
+    def fatal(self) -> tuple[type[Exception], ...]:
+        return _CODEC_ERRORS
 
     def __call__(self, job: Job) -> dict[str, Any]:
-        from obverse.files import make_folder, refuse_existing, write_beside
+        from obverse.files import write_beside
         from obverse.images import read_image
 
-        if job.target != "-" and not self.estimate:
-            refuse_existing(Path(job.target), job.force)
-        source = sys.stdin.buffer.read() if job.source == "-" else Path(job.source)
+        if not self.estimate:
+            job.check_target()
+        source = read_input() if job.source == "-" else Path(job.source)
         loaded = read_image(source, convert_colours=not self.metadata)
         for note in loaded.notes:
             print(f"obverse: {job.source}: {note}", file=sys.stderr)
@@ -140,7 +139,7 @@ class Compress:
             "height": height,
             "codec": self.config.name,
         }
-        codec = self.codec()
+        codec = load_codec(self.config, self.device)
         start = time.perf_counter()
         if self.estimate:
             rate = codec.rate(loaded.pixels, quality=self.quality)
@@ -152,10 +151,9 @@ class Compress:
         data = codec.compress(loaded.pixels, quality=self.quality, chunks=chunks)
         seconds = time.perf_counter() - start
         if job.target == "-":
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            write_output(data)
         else:
-            make_folder(Path(job.target).parent)
+            job.prepare_target()
             write_beside(Path(job.target), data, force=job.force)
         bpp = 8 * len(data) / (width * height)
         return result | {"output": job.target, "bytes": len(data), "bpp": bpp, "seconds": round(seconds, 3)}
@@ -169,27 +167,28 @@ class Decompress:
     device: str
     suffix: str
 
+    @property
+    def fatal(self) -> tuple[type[Exception], ...]:
+        return _CODEC_ERRORS if self.config else ()
+
     def __call__(self, job: Job) -> dict[str, Any]:
         import numpy as np
 
         from obverse import container
-        from obverse.files import make_folder, read_bytes, refuse_existing
-        from obverse.identity import find_config
+        from obverse.files import read_bytes
         from obverse.images import write_image
 
-        if job.target != "-":
-            refuse_existing(Path(job.target), job.force)
-        data = sys.stdin.buffer.read() if job.source == "-" else read_bytes(Path(job.source))
+        job.check_target()
+        data = read_input() if job.source == "-" else read_bytes(job.source, container.MAGIC)
         stream = container.unpack(data)
-        config = self.config or find_config(stream.header)
+        config = self.config or _origin(stream.header)
         codec = load_codec(config, self.device)
         start = time.perf_counter()
         pixels = np.asarray(codec.decode_stream(stream))
         seconds = time.perf_counter() - start
         chunks = stream.header.chunks
-        if job.target != "-":
-            make_folder(Path(job.target).parent)
-        target = sys.stdout.buffer if job.target == "-" else Path(job.target)
+        job.prepare_target()
+        target = binary_output() if job.target == "-" else Path(job.target)
         write_image(
             target, pixels, icc=chunks.get("icc"), exif=chunks.get("exif"),
             format=self.suffix[1:] if job.target == "-" else None, force=job.force,
@@ -198,6 +197,19 @@ class Decompress:
             "input": job.source, "output": job.target, "width": stream.header.width, "height": stream.header.height,
             "codec": config.name, "bytes": stream.size, "seconds": round(seconds, 3),
         }  # fmt: skip
+
+
+_origins: dict[tuple[bytes, bytes], CodecConfig] = {}
+
+
+def _origin(header: Header) -> CodecConfig:
+    """The installed codec that wrote a stream, remembered for the next file."""
+    from obverse.identity import find_config
+
+    key = header.tag, header.fingerprint
+    if key not in _origins:
+        _origins[key] = find_config(header)
+    return _origins[key]
 
 
 _loaded: dict[tuple[str, str], Codec] = {}

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import errno
+from contextvars import ContextVar
 from enum import IntEnum
 
 from obverse import errors
 from obverse_registry import RegistryError
+
+DEBUG = ContextVar("debug", default=False)
+"""Whether errors are shown with their tracebacks."""
+
+
+class UsageError(errors.ObverseError):
+    """The words of the command line contradict each other or make no sense."""
 
 
 class ExitCode(IntEnum):
@@ -22,14 +30,28 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILURE: "an input cannot be read or an output not written",
+    ExitCode.USAGE: "wrong option, name or configuration",
+    ExitCode.BAD_STREAM: "not an .obv stream, damaged, cut short or of a newer version",
+    ExitCode.MISSING: "codec, plugin or weights missing, or other weights than the stream's",
+    ExitCode.DIVERGED: "decoded symbols are not the encoded ones, no picture is written",
+    ExitCode.SOME_FAILED: "some of several files failed, the others are done",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+"""Every exit code in words, for the help text."""
+
 _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (errors.DivergedError, ExitCode.DIVERGED),
     (errors.UnknownCodecError, ExitCode.MISSING),
     (errors.WrongWeightsError, ExitCode.MISSING),
     (errors.WeightsError, ExitCode.MISSING),
+    (errors.PluginError, ExitCode.MISSING),
     (errors.StreamError, ExitCode.BAD_STREAM),
     (errors.ConfigError, ExitCode.USAGE),
     (errors.UnknownNameError, ExitCode.USAGE),
+    (UsageError, ExitCode.USAGE),
     (errors.ObverseError, ExitCode.FAILURE),
     (RegistryError, ExitCode.MISSING),
 )
@@ -43,6 +65,8 @@ def exit_code(error: BaseException) -> tuple[ExitCode, str]:
             return code, text
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return ExitCode.FAILURE, "out of memory: use a smaller picture, or fewer --jobs"
+    if type(error).__name__ == "BrokenProcessPool":
+        return ExitCode.FAILURE, "a process was killed, perhaps for want of memory: use fewer --jobs, and --resume"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return ExitCode.FAILURE, "no space left on the device"
     if isinstance(error, OSError):

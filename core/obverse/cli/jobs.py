@@ -2,35 +2,92 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from obverse.cli.exit import ExitCode, exit_code
-from obverse.errors import ConfigError, UnsupportedInputError
-
-Work = Callable[["Job"], dict[str, Any]]
+from obverse.cli.exit import DEBUG, ExitCode, UsageError, exit_code
+from obverse.errors import UnsupportedInputError
+from obverse.files import check_output, make_folder
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and where its output goes; `-` is a standard stream."""
+    """One input and where its output goes; `-` is a standard stream.
+
+    Attributes:
+        source: file to read.
+        target: file to write.
+        force: overwrite the target.
+        new_folder: make the target's folder when it is missing.
+    """
 
     source: str
     target: str
     force: bool = False
+    new_folder: bool = False
+
+    def check_target(self) -> None:
+        """Refuse the target before any work is spent on it."""
+        if self.target != "-":
+            check_output(self.target, self.force, self.new_folder)
+
+    def prepare_target(self) -> None:
+        """Make the target's folder where that was asked for."""
+        if self.new_folder:
+            make_folder(Path(self.target).parent)
+
+
+class Work(Protocol):
+    """What is done to each input; picklable.
+
+    Attributes:
+        fatal: errors that are no fault of the input, so that all other inputs would fail as well.
+    """
+
+    @property
+    def fatal(self) -> tuple[type[Exception], ...]: ...
+
+    def __call__(self, job: Job) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: `result` when it succeeded, a code and a line when it failed."""
+    """What became of a job: `result` when it succeeded; a code, a line and a traceback when it failed."""
 
     job: Job
     result: dict[str, Any] | None = None
     code: ExitCode = ExitCode.DONE
     message: str = ""
+    traceback: str = ""
+
+    def complain(self) -> None:
+        """Print why it failed."""
+        print(f"{self.traceback if DEBUG.get() else ''}obverse: {self.message}", file=sys.stderr)
+
+
+def named_output(
+    paths: list[str], output: str | None, inputs: frozenset[str], outputs: frozenset[str]
+) -> tuple[list[str], str | None]:
+    """`INPUT OUTPUT`: of two paths, the second is the output when its suffix says so, or when only that makes sense.
+
+    Args:
+        paths: as given.
+        output: what --output says.
+        inputs: suffixes of inputs, lower case with a dot.
+        outputs: suffixes of outputs.
+    """
+    if output is not None or len(paths) != 2:
+        return paths, output
+    suffix = Path(paths[1]).suffix.lower()
+    an_input = suffix in inputs or os.path.isfile(paths[1]) or os.path.isdir(paths[1])
+    if paths[1] == "-" or suffix in outputs or not an_input:
+        return paths[:1], paths[1]
+    return paths, output
 
 
 def plan(
@@ -48,35 +105,46 @@ def plan(
         suffixes: which files of a folder are inputs, lower case with a dot.
         target_suffix: suffix of outputs that are not named.
         output: the one output, or None.
-        directory: folder for the outputs, or None for beside the inputs.
+        directory: folder for the outputs, made when missing; None for beside the inputs.
         force: overwrite outputs.
 
     Raises:
-        ConfigError: output and inputs contradict each other.
+        UsageError: output and inputs contradict each other.
         UnsupportedInputError: a folder without inputs.
     """
-    if output is not None and directory is not None:
-        raise ConfigError("--output and --output-directory exclude each other")
-    if output is not None and output != "-" and Path(output).is_dir():
-        output, directory = None, Path(output)
+    _check_words(sources, output, directory)
+    if output is not None and output != "-" and os.path.isdir(output):
+        directory, output = Path(output), None
+    if output is not None and (len(sources) > 1 or os.path.isdir(sources[0])):
+        raise UsageError(f"the output {output!r} is one file, the inputs are many; use --output-directory")
     jobs: list[Job] = []
+    new = directory is not None
     for source in sources:
         path = Path(source)
         if source == "-":
-            jobs.append(Job("-", str(directory / f"stdin{target_suffix}") if directory else output or "-", force))
-        elif path.is_dir():
+            jobs.append(Job("-", str(directory / f"stdin{target_suffix}") if directory else output or "-", force, new))
+        elif os.path.isdir(source):
             for found in _walk(path, suffixes):
                 base = directory / found.relative_to(path) if directory else found
-                jobs.append(Job(str(found), str(base.with_suffix(target_suffix)), force))
+                jobs.append(Job(str(found), str(base.with_suffix(target_suffix)), force, new))
         else:
             base = directory / path.name if directory else path
-            jobs.append(Job(source, output or str(base.with_suffix(target_suffix)), force))
-    if output is not None and len(jobs) > 1:
-        raise ConfigError(f"--output names one file, but there are {len(jobs)} inputs; use --output-directory")
+            jobs.append(Job(source, output or str(base.with_suffix(target_suffix)), force, new))
     if not jobs:
         raise UnsupportedInputError(f"no files ending in {', '.join(sorted(suffixes))} in {', '.join(sources)}")
     _refuse_clashes(jobs)
     return jobs
+
+
+def _check_words(sources: Sequence[str], output: str | None, directory: Path | None) -> None:
+    if not sources:
+        raise UsageError("no input given; name a file, a folder, or - for standard input")
+    if "" in sources or output == "":
+        raise UsageError("an empty word is no file name")
+    if output is not None and directory is not None:
+        raise UsageError("--output and --output-directory exclude each other")
+    if "-" in sources and len(sources) > 1:
+        raise UsageError("- is standard input, and stands alone")
 
 
 def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
@@ -86,59 +154,39 @@ def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
     except OSError as error:
         raise UnsupportedInputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
     for entry in entries:
-        if entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry, suffixes)
+        if entry.is_dir():
+            if not entry.is_symlink():
+                yield from _walk(entry, suffixes)
         elif entry.suffix.lower() in suffixes:
             yield entry
 
 
 def _refuse_clashes(jobs: Sequence[Job]) -> None:
+    inputs = {os.path.realpath(job.source): job.source for job in jobs}
     seen: dict[str, str] = {}
     for job in jobs:
-        if job.target != "-" and job.target in seen:
-            raise ConfigError(f"{seen[job.target]!r} and {job.source!r} would both be written to {job.target!r}")
-        seen[job.target] = job.source
+        if job.target == "-" or (os.path.exists(job.target) and not os.path.isfile(job.target)):
+            continue
+        target = os.path.realpath(job.target)
+        if target in inputs:
+            raise UsageError(f"the output of {job.source!r} would overwrite the input {inputs[target]!r}")
+        if target in seen:
+            raise UsageError(f"{seen[target]!r} and {job.source!r} would both be written to {job.target!r}")
+        seen[target] = job.source
 
 
 def attempt(work: Work, job: Job) -> Outcome:
-    """Do a job; an error becomes its outcome."""
+    """Do a job; an error becomes its outcome, unless it is the work's own."""
     try:
         return Outcome(job, work(job))
     except Exception as error:
+        if isinstance(error, (BrokenPipeError, *work.fatal)):
+            raise
         code, message = exit_code(error)
         name = "standard input" if job.source == "-" else job.source
-        return Outcome(job, None, code, message if name in message else f"{name}: {message}")
-
-
-def perform(work: Work, jobs: Sequence[Job], processes: int) -> Iterable[Outcome]:
-    """Outcomes in the order of the jobs.
-
-    Args:
-        work: picklable when there is more than one process; each process keeps what it loads.
-    """
-    if processes == 1 or len(jobs) == 1:
-        for job in jobs:
-            yield attempt(work, job)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    count = min(processes, len(jobs))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, context, _share_cores, (count,)) as pool:
-        try:
-            yield from pool.map(attempt, [work] * len(jobs), jobs)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _share_cores(count: int) -> None:
-    import os
-
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+        if repr(name) not in message:
+            message = f"{name}: {message}"
+        return Outcome(job, None, code, message, "".join(traceback.format_exception(error)))
 
 
 def run_all(
@@ -150,30 +198,41 @@ def run_all(
     json: bool,
 ) -> ExitCode:
     """Do jobs with progress on a terminal, print results and a summary, and return the exit code."""
-    skipped = [job for job in jobs if resume and job.target != "-" and Path(job.target).exists()]
-    left = [job for job in jobs if job not in skipped]
+    from obverse.cli.processes import perform
+
+    skipped: list[Job] = []
+    left: list[Job] = []
+    for job in jobs:
+        done = resume and job.target != "-" and os.path.exists(job.target)
+        (skipped if done else left).append(job)
     out = sys.stderr if any(job.target == "-" for job in jobs) else sys.stdout
     failures: list[Outcome] = []
     results: list[dict[str, Any]] = []
     for outcome in _tracked(perform(work, left, processes), len(left)):
         if outcome.result is None:
             failures.append(outcome)
-            print(f"obverse: {outcome.message}", file=sys.stderr)
+            outcome.complain()
         else:
             results.append(outcome.result)
             if not json:
-                print(describe(outcome.result), file=out)
+                # A progress bar takes the place of sys.stdout, which is right on a terminal only.
+                print(describe(outcome.result), file=sys.stdout if out and out.isatty() else out)
     if json:
         import json as encoder
 
         errors = [{"input": f.job.source, "error": f.message, "code": int(f.code)} for f in failures]
         report = {"results": results, "failed": errors, "skipped": [job.source for job in skipped]}
         print(encoder.dumps(report, indent=2), file=out)
-    if len(jobs) > 1:
+    if len(jobs) > 1 or skipped:
         print(f"{len(results)} done, {len(skipped)} skipped, {len(failures)} failed", file=sys.stderr)
+    return summary_code(failures, len(jobs))
+
+
+def summary_code(failures: Sequence[Outcome], total: int) -> ExitCode:
+    """The exit code of a command over `total` files."""
     if not failures:
         return ExitCode.DONE
-    return failures[0].code if len(jobs) == 1 else ExitCode.SOME_FAILED
+    return failures[0].code if total == 1 else ExitCode.SOME_FAILED
 
 
 def _tracked(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:

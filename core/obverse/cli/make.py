@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json as encoder_
+import os
 import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from obverse.cli import options
 from obverse.cli.code import load_codec
-from obverse.cli.exit import ExitCode
+from obverse.cli.exit import ExitCode, UsageError
+from obverse.cli.streams import binary_output, read_input
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def generate(
-    overrides: Annotated[
+    words: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the configuration.")
     ] = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of pictures.")] = 1,
@@ -36,33 +43,30 @@ def generate(
     weights: options.WeightsOption = None,
     device: options.DeviceOption = "cpu",
     print_config: options.PrintConfigOption = False,
+    json: options.JsonOption = False,
 ) -> ExitCode:
     """Draw pictures from a codec's prior: one sheet (-o), or a file each (-d)."""
-    words, changed = options.split_overrides(overrides or [])
-    if words:
-        raise typer.BadParameter(f"unexpected argument {words[0]!r}; generate takes no input")
-    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", size)
-    if not match:
-        raise typer.BadParameter(f"--size {size!r} is not WIDTHxHEIGHT, as 256x256")
-    width, height = int(match[1]), int(match[2] or match[1])
+    paths, changed = options.split_overrides(words or [])
+    if paths:
+        raise UsageError(f"unexpected word {paths[0]!r}: generate takes no input; name the output with -o")
+    width, height = _size(size)
     parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior}
-    chosen = options.chosen_config(codec or (None if config else options.DEFAULT_CODEC), config, parts,
-                                   [*changed, *(changes or [])], weights)  # fmt: skip
-    assert chosen is not None
+    chosen = options.chosen_config(codec, config, parts, [*changed, *(changes or [])], weights)
+    chosen = chosen or options.default_config()
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
-    import numpy as np
-
+    if output is not None and directory is not None:
+        raise UsageError("--output and --output-directory exclude each other")
     from obverse.cli.sheets import grid
-    from obverse.files import make_folder, refuse_existing
-    from obverse.images import write_image
+    from obverse.files import check_output, make_folder
 
-    targets = [Path(output or "generated.png")]
+    targets = [options.picture_path("generated.png" if output is None else output)]
     if directory is not None:
-        targets = [directory / f"{chosen.name}-{seed}-{i}.png" for i in range(number)]
+        targets = [str(directory / f"{chosen.name}-{seed}-{i}.png") for i in range(number)]
     for target in targets:
-        refuse_existing(target, force)
+        if target != "-":
+            check_output(target, force, directory is not None)
     pictures = load_codec(chosen, device).generate(
         number,
         seed=seed,
@@ -72,16 +76,41 @@ def generate(
         top_k=top_k,
         top_p=top_p,
     )
+    if directory is not None:
+        make_folder(directory)
     shown = pictures if directory is not None else [grid(pictures)]
+    out = sys.stderr if "-" in targets else sys.stdout
+    results = []
     for target, picture in zip(targets, shown, strict=True):
-        make_folder(target.parent)
-        write_image(target, np.asarray(picture), force=force)
-        print(target)
+        _write(target, picture, force)
+        results.append({"output": target, "codec": chosen.name, "seed": seed, "width": width, "height": height})
+        if not json:
+            print(target, file=out)
+    if json:
+        print(encoder_.dumps(results, indent=2), file=out)
     return ExitCode.DONE
 
 
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text)
+    if not match:
+        raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT, as 256x256")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _write(target: str, picture: Image.Image, force: bool) -> None:
+    import numpy as np
+
+    from obverse.images import write_image
+
+    write_image(binary_output() if target == "-" else target, np.asarray(picture), force=force)
+
+
 def reconstruct(
-    words: Annotated[list[str], typer.Argument(metavar="IMAGE [OUTPUT.png]", help="One image.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGE [OUTPUT.png] [KEY=VALUE]...", help="One image, or - for standard input."),
+    ] = None,
     quality: options.QualityOption = None,
     codec: options.CodecOption = None,
     output: options.OutputOption = None,
@@ -94,40 +123,51 @@ def reconstruct(
     changes: options.SetOption = None,
     weights: options.WeightsOption = None,
     device: options.DeviceOption = "cpu",
+    print_config: options.PrintConfigOption = False,
     json: options.JsonOption = False,
 ) -> ExitCode:
     """Compress and decompress an image, and show both side by side with bpp and PSNR."""
-    paths, changed = options.split_overrides(words)
-    if len(paths) not in (1, 2):
-        raise typer.BadParameter(f"reconstruct takes one image and one output, got {len(paths)} paths")
+    paths, changed = options.split_overrides(words or [])
     parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior, "coder": coder}
-    chosen = options.chosen_config(codec or (None if config else options.DEFAULT_CODEC), config, parts,
-                                   [*changed, *(changes or [])], weights)  # fmt: skip
-    assert chosen is not None
-    import numpy as np
-
+    chosen = options.chosen_config(codec, config, parts, [*changed, *(changes or [])], weights)
+    chosen = chosen or options.default_config()
+    if print_config:
+        print(chosen.to_yaml(), end="")
+        return ExitCode.DONE
+    source, target = _source_and_target(paths, output)
     from obverse.cli.sheets import side_by_side
-    from obverse.files import refuse_existing
-    from obverse.images import read_image, write_image
+    from obverse.files import check_output
+    from obverse.images import read_image
 
-    source = Path(paths[0])
-    target = Path(output or (paths[1] if len(paths) == 2 else source.with_suffix(".reconstruct.png")))
-    refuse_existing(target, force)
-    loaded = read_image(source)
+    if target != "-":
+        check_output(target, force)
+    loaded = read_image(read_input() if source == "-" else Path(source))
+    for note in loaded.notes:
+        print(f"obverse: {source}: {note}", file=sys.stderr)
     result = load_codec(chosen, device).reconstruct(loaded.pixels, quality=quality)
     caption = f"{chosen.name}: {len(result.data)} bytes, {result.bpp:.4f} bpp, {result.psnr:.2f} dB"
-    write_image(target, np.asarray(side_by_side(loaded.pixels, result.image, caption)), force=force)
+    _write(target, side_by_side(loaded.pixels, result.image, caption), force)
+    out = sys.stderr if target == "-" else sys.stdout
     if json:
-        import json as encoder_
-
+        report: dict[str, Any] = {"input": source, "output": target, "codec": chosen.name, "bytes": len(result.data)}
         psnr = None if result.psnr == float("inf") else result.psnr
-        report = {
-            "input": str(source),
-            "output": str(target),
-            "codec": chosen.name,
-            "bytes": len(result.data),
-        }
-        print(encoder_.dumps(report | {"bpp": result.bpp, "psnr-rgb": psnr}, indent=2))
+        print(encoder_.dumps(report | {"bpp": result.bpp, "psnr-rgb": psnr}, indent=2), file=out)
     else:
-        print(f"{target}: {caption}")
+        print(f"{target}: {caption}", file=out)
     return ExitCode.DONE
+
+
+def _source_and_target(paths: list[str], output: str | None) -> tuple[str, str]:
+    if len(paths) not in (1, 2) or (output is not None and len(paths) == 2):
+        raise UsageError(f"reconstruct takes one image and at most one output, got {len(paths)} paths")
+    source = paths[0]
+    if not source:
+        raise UsageError("an empty word is no file name")
+    beside = str(Path("stdin" if source == "-" else source).with_suffix(".reconstruct.png"))
+    named = output if output is not None else paths[1] if len(paths) == 2 else None
+    target = options.picture_path(named if named is not None else "-" if source == "-" else beside)
+    if os.path.isdir(target):
+        target = os.path.join(target, os.path.basename(beside))
+    if target != "-" and os.path.realpath(target) == os.path.realpath(source):
+        raise UsageError(f"the output would overwrite the input {source!r}")
+    return source, target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from obverse.config import KEYS, CodecConfig, load_config
+from obverse.cli.exit import UsageError
+from obverse.config import CodecConfig, load_config
 
 DEFAULT_CODEC = "pocket-vq"
 
@@ -52,12 +54,12 @@ PrintConfigOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
 
-_OVERRIDE = re.compile(rf"({'|'.join(KEYS)})(\.[\w.\[\]]+)?=")
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*=")
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate `key=value` words from paths."""
-    overrides = [word for word in words if _OVERRIDE.match(word)]
+    """Separate `key=value` words from paths; a word that is the name of a file is a path."""
+    overrides = [word for word in words if _OVERRIDE.match(word) and not os.path.exists(word)]
     return [word for word in words if word not in overrides], overrides
 
 
@@ -71,8 +73,34 @@ def chosen_config(
     """The configuration that the options describe, or None when they say nothing."""
     swapped = {part: name for part, name in parts.items() if name is not None}
     if codec is not None and config is not None:
-        raise typer.BadParameter("--codec and --config exclude each other")
+        raise UsageError("--codec and --config exclude each other")
     if codec is None and config is None and not swapped and not overrides and not weights:
         return None
     source = config or codec or DEFAULT_CODEC
     return load_config(source, parts=swapped, overrides=overrides, weights=weights or ())
+
+
+def default_config() -> CodecConfig:
+    """The codec when no option names one."""
+    return load_config(DEFAULT_CODEC)
+
+
+def picture_suffix(text: str) -> str:
+    """The suffix of pictures to write, checked before any work is spent: `.png`, also for `png` and for none."""
+    from obverse.images import WRITTEN_SUFFIXES
+    from obverse_registry.errors import did_you_mean
+
+    suffix = f".{text.lower().removeprefix('.') or 'png'}"
+    if suffix not in WRITTEN_SUFFIXES:
+        hint = did_you_mean(suffix, WRITTEN_SUFFIXES)
+        raise UsageError(f"pictures cannot be written as {suffix!r}{hint} (formats: {', '.join(WRITTEN_SUFFIXES)})")
+    return suffix
+
+
+def picture_path(path: str) -> str:
+    """A picture to write, or - for standard output, its suffix checked."""
+    if not path:
+        raise UsageError("an empty word is no file name")
+    if path != "-" and not os.path.isdir(path):
+        picture_suffix(os.path.splitext(path)[1])
+    return path

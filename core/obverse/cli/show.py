@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json as encoder
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from obverse.cli import options
-from obverse.cli.exit import ExitCode
+from obverse.cli.exit import ExitCode, UsageError
+from obverse.cli.jobs import Job, attempt, summary_code
+from obverse.cli.streams import read_input
 from obverse.errors import ObverseError
 from obverse_registry import KINDS, Component, RegistryError, registry
 
@@ -20,23 +21,33 @@ def info(
     json: options.JsonOption = False,
 ) -> ExitCode:
     """Print what is in .obv files, without decoding them."""
-    from obverse import container
-    from obverse.files import read_bytes
-
-    reports = []
-    for path in paths:
-        data = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path))
-        try:
-            reports.append(_describe_stream(path, container.unpack(data)))
-        except ObverseError as error:
-            raise type(error)(f"{path}: {error}") from error
+    outcomes = [attempt(_Info(), Job(path, "")) for path in paths]
+    reports = [outcome.result for outcome in outcomes if outcome.result is not None]
+    failures = [outcome for outcome in outcomes if outcome.result is None]
     if json:
         print(encoder.dumps(reports, indent=2))
-        return ExitCode.DONE
-    for report in reports:
-        for key, value in report.items():
-            print(f"{key.replace('_', ' ') + ':':<16} {value}")
-    return ExitCode.DONE
+    else:
+        print("\n\n".join(_lines(report) for report in reports), end="\n" if reports else "")
+    for failure in failures:
+        failure.complain()
+    return summary_code(failures, len(outcomes))
+
+
+def _lines(report: dict[str, Any]) -> str:
+    return "\n".join(f"{key.replace('_', ' ') + ':':<16} {value}" for key, value in report.items())
+
+
+class _Info:
+    """What is in one stream."""
+
+    fatal = ()
+
+    def __call__(self, job: Job) -> dict[str, Any]:
+        from obverse import container
+        from obverse.files import read_bytes
+
+        data = read_input() if job.source == "-" else read_bytes(job.source, container.MAGIC)
+        return _describe_stream(job.source, container.unpack(data))
 
 
 def _describe_stream(path: str, stream: Any) -> dict[str, Any]:
@@ -87,11 +98,11 @@ def list_components(
 ) -> ExitCode:
     """List components and codecs by name."""
     if kind is not None and kind not in KINDS:
-        from obverse.config import nearest
+        from obverse_registry.errors import did_you_mean
 
-        raise typer.BadParameter(f"no kind {kind!r}; {nearest(kind, KINDS)}(kinds: {', '.join(KINDS)})")
+        raise UsageError(f"no kind {kind!r}{did_you_mean(kind, KINDS)} (kinds: {', '.join(KINDS)})")
     found = registry().components("codec" if codecs else kind, pattern)
-    rows = [_row(component, codecs) for component in found if plugin in (None, _owner(component))]
+    rows = [_row(component, codecs) for component in found if plugin in (None, component.plugin)]
     if json:
         print(encoder.dumps(rows, indent=2))
     else:
@@ -100,18 +111,11 @@ def list_components(
     return ExitCode.DONE
 
 
-def _owner(component: Component) -> str:
-    for plugin in registry().plugins():
-        if component in plugin.components:
-            return plugin.name
-    return "?"
-
-
 def _row(component: Component, codecs: bool) -> dict[str, str]:
     row = {
         "kind": component.kind,
         "name": component.name,
-        "plugin": _owner(component),
+        "plugin": component.plugin,
         "summary": component.summary,
     }
     if codecs:

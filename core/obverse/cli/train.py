@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from obverse.cli import options
 from obverse.cli.exit import ExitCode
 
 
@@ -16,9 +17,8 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As schedule.steps=100.")
     ] = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the resolved configuration and do nothing.")
-    ] = False,
+    changes: options.SetOption = None,
+    print_config: options.PrintConfigOption = False,
 ) -> ExitCode:
     """Train what a configuration describes; a run that was stopped continues where it was.
 
@@ -26,7 +26,7 @@ def train(
     """
     from obverse.training.config import load_training
 
-    resolved = load_training(config, overrides or [])
+    resolved = load_training(config, [*(overrides or []), *(changes or [])])
     if print_config:
         from omegaconf import OmegaConf
 

@@ -61,11 +61,11 @@ class RangeEncoder(SymbolEncoder):
         """
         if self._encoder.is_empty():
             return b""
-        words = self._encoder.get_compressed().astype(">u4").tobytes()
+        words: bytes = self._encoder.get_compressed().astype(">u4").tobytes()
         position, (lower, width) = self._encoder.pos()
-        length = 4 * position + 8  # bytes that hold the whole words and the 64-bit state
+        length: int = 4 * position + 8  # bytes that hold the whole words and the 64-bit state
         sealed = int.from_bytes(words.ljust(length, b"\0"), "big")
-        low = sealed - ((sealed - lower) & (2**64 - 1))
+        low: int = sealed - ((sealed - lower) & (2**64 - 1))
         for kept in range(length - 8, length + 1):
             unit = 1 << 8 * (length - kept)
             point = -(-low // unit) * unit
@@ -86,10 +86,12 @@ class RangeDecoder(SymbolDecoder):
         probabilities = _as_probabilities(frequencies)
         try:
             if frequencies.ndim == 1:
-                return self._decoder.decode(_Model(probabilities, perfect=False), count)
-            return self._decoder.decode(_rows, probabilities)
+                symbols = self._decoder.decode(_Model(probabilities, perfect=False), count)
+            else:
+                symbols = self._decoder.decode(_rows, probabilities)
         except AssertionError as error:
             raise CorruptError("the payload is not what a range encoder writes") from error
+        return np.asarray(symbols)
 
 
 def check_frequencies(frequencies: np.ndarray) -> None:

@@ -23,7 +23,7 @@ class UnitCodebook(nn.Module):
     def nearest(self, vectors: Tensor) -> Tensor:
         """Index of the nearest code of each vector, [N, D] -> [N] int64, in pieces that bound the memory."""
         codes = F.normalize(self.weight.float(), dim=1).T
-        pieces = F.normalize(vectors.float(), dim=1).split(16384)
+        pieces = torch.split(F.normalize(vectors.float(), dim=1), 16384)
         return torch.cat([(piece @ codes).argmax(1) for piece in pieces])
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -42,6 +42,10 @@ class CodebookAverage(nn.Module):
         decay: weight of the past, per step.
         threshold: a code whose running count falls below this is restarted.
     """
+
+    count: Tensor
+    total: Tensor
+    started: Tensor
 
     def __init__(self, codebook: UnitCodebook, decay: float = 0.99, threshold: float = 0.05) -> None:
         super().__init__()

@@ -28,20 +28,21 @@ def load_training(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or has a key that does not exist.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
         read = OmegaConf.load(path)
+        if not isinstance(read, DictConfig):
+            raise ConfigError(f"{str(path)!r} is not a training configuration: expected keys {list(DEFAULTS)}")
         changes = OmegaConf.from_dotlist(list(overrides))
         given = OmegaConf.to_container(OmegaConf.merge(read, changes), resolve=True)
     except OSError as error:
         raise ConfigError(f"configuration {str(path)!r} cannot be read: {error.strerror}") from error
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError) as error:
         raise ConfigError(f"configuration {str(path)!r}: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise ConfigError(f"{str(path)!r} is not a training configuration: expected keys {list(DEFAULTS)}")
+    assert isinstance(given, dict)
     resolved = _merge(DEFAULTS, given, str(path))
     if not isinstance(resolved["task"].get("name"), str):
         raise ConfigError(f"{path}: task needs a name, as task: {{name: vq-tokenizer}}")

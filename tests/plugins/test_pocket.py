@@ -1,0 +1,170 @@
+"""The bundled pocket codecs and their parts."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import obverse
+from obverse.codec import Codec
+from obverse.distributions import FactorizedTable, IntegerGaussian
+from obverse.interfaces import Block, Coded, Encoder, Latents, Layout, Prior, Quantizer
+from obverse.testing import EncoderContract, PriorContract, QuantizerContract, check_roundtrip
+from obverse_pocket.autoencoders import ConvAutoencoder, HyperAutoencoder
+from obverse_pocket.density import RADIUS, LogisticMixture
+from obverse_pocket.hyperprior import MeanScaleHyperprior
+from obverse_pocket.llama import LlamaPrior
+from obverse_pocket.quantizers import RoundingQuantizer, UnitVectorQuantizer
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def filled(module: M, gain: float = 1.0) -> M:
+    """Random weights everywhere, also where a network starts from zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim >= 2:
+                fan = max(1, parameter[0].numel())
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain / fan**0.5)
+    return module
+
+
+class TestConvAutoencoder(EncoderContract):
+    def make(self) -> Encoder:
+        widths = {"widths": [4, 4, 4], "encoder_blocks": [1, 0, 1], "decoder_blocks": [1, 1, 1]}
+        return filled(ConvAutoencoder(**widths, latent_channels=5))
+
+
+class TestHyperAutoencoder(EncoderContract):
+    def make(self) -> Encoder:
+        widths = {"widths": [4, 4, 4], "blocks": [1, 0, 1], "latent_channels": 6}
+        return filled(HyperAutoencoder(**widths, hyper_width=4, hyper_channels=3, qualities=2))
+
+
+class TestUnitVectorQuantizer(QuantizerContract):
+    def make(self) -> Quantizer:
+        return filled(UnitVectorQuantizer(size=50, dim=6))
+
+
+class TestRoundingQuantizer(QuantizerContract):
+    def make(self) -> Quantizer:
+        return RoundingQuantizer(channels={"y": 3, "z": 2})
+
+    def latents(self) -> Latents:
+        generator = torch.Generator().manual_seed(0)
+        y, z = torch.randn(2, 3, 8, 12, generator=generator), torch.randn(2, 2, 2, 3, generator=generator)
+        return {"y": y * 9, "z": z * 3}
+
+    def blocks(self, latents: Latents) -> list[Block]:
+        mean = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        z, y = (torch.full(latents[name].shape, 20) for name in ("z", "y"))
+        return [Block("z", IntegerGaussian(z)), Block("y", IntegerGaussian(y), context={"mean": mean})]
+
+    def test_values_that_are_no_numbers_are_coded_somehow(self) -> None:
+        latents = {"z": torch.tensor([[[[float("nan"), float("inf"), -1e30]]]])}
+        block = Block("z", IntegerGaussian(torch.zeros(1, 1, 1, 3, dtype=torch.int64)))
+        assert self.make().quantize(latents, block).flatten().tolist() == [0, 2**28, -(2**28)]
+
+    def test_rounding_is_around_the_mean(self) -> None:
+        block = Block(
+            "y", IntegerGaussian(torch.zeros(1, 1, 1, 1, dtype=torch.int64)), context={"mean": torch.tensor(0.3)}
+        )
+        symbols = self.make().quantize({"y": torch.full((1, 1, 1, 1), 2.9)}, block)
+        assert symbols.item() == 3
+        values = self.make().dequantize([Coded("y", symbols, None, block.context)], Layout(1, 1, 1))
+        assert values["y"].item() == pytest.approx(3.3)
+
+
+class TestLlamaPrior(PriorContract):
+    def make(self) -> Prior:
+        return filled(LlamaPrior(vocabulary=19, dim=16, layers=2, heads=2, window=4), gain=2.0)
+
+
+class TestMeanScaleHyperprior(PriorContract):
+    def make(self) -> Prior:
+        sizes = {"latent_channels": 3, "hyper_channels": 2, "qualities": 2}
+        prior = filled(MeanScaleHyperprior(**sizes, hyper_width=4), gain=2.0)
+        prior.tables.copy_(LogisticMixture(2, 2).tables())
+        return prior
+
+    def layouts(self) -> list[Layout]:
+        return [Layout(1, 4, 4), Layout(3, 8, 4)]
+
+
+class TestLogisticMixture:
+    def density(self) -> LogisticMixture:
+        density = LogisticMixture(2, 3)
+        with torch.no_grad():
+            density.mean += torch.tensor([0.0, 4.0, -9.0])[:, None]
+            density.log_scale += torch.tensor([0.0, 1.0, -1.0])[:, None]
+        return density
+
+    def test_tables_are_the_density(self) -> None:
+        density = self.density()
+        tables = density.tables()
+        assert tables.shape == (2, 3, 2 * RADIUS + 2)
+        assert (tables.sum(-1) == 2**24).all()
+        values = torch.arange(-RADIUS, RADIUS + 1).double().expand(2, 3, 1, -1)
+        exact = density.double()(values, torch.arange(2))[:, :, 0]
+        assert (tables[:, :, :-1] / 2**24 - exact).abs().max() < 1e-5
+        density.float()
+
+    def test_making_tables_changes_nothing(self) -> None:
+        density = self.density()
+        before = {key: value.clone() for key, value in density.state_dict().items()}
+        density.tables()
+        assert all(torch.equal(before[key], value) for key, value in density.state_dict().items())
+        assert all(value.dtype == torch.float32 for value in density.parameters())
+
+    def test_probabilities_of_integers_sum_to_one(self) -> None:
+        values = torch.arange(-400, 401).double().expand(2, 3, 1, -1)
+        total = self.density().double()(values, torch.arange(2)).sum(-1)
+        torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+
+    def test_values_outside_a_table_come_back(self) -> None:
+        from obverse.coders.range import RangeDecoder, RangeEncoder
+
+        tables = self.density().tables()[0].long().numpy()
+        values = torch.tensor([[-RADIUS - 1, RADIUS + 1, 10000, 0, -RADIUS, RADIUS]])
+        distribution = FactorizedTable(torch.tensor([[0, 1, 2, 0, 1, 2]]), tables, -RADIUS)
+        encoder = RangeEncoder()
+        encoder.put(values, distribution)
+        assert torch.equal(RangeDecoder(encoder.finish()).take(distribution), values)
+
+
+def picture(width: int = 80, height: int = 48) -> np.ndarray:
+    small = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("name", ["pocket-vq", "pocket-hyper"])
+class TestBundledCodecs:
+    @pytest.fixture
+    def codec(self, name: str) -> Codec:
+        return obverse.load(name)
+
+    def test_round_trip(self, codec: Codec) -> None:
+        data = check_roundtrip(codec, picture())
+        assert obverse.decompress(data).size == (80, 48)
+
+    def test_every_quality_is_a_larger_file_and_a_better_picture(self, codec: Codec) -> None:
+        found = [codec.reconstruct(picture(), quality=quality) for quality in range(1, codec.qualities + 1)]
+        assert [len(result.data) for result in found] == sorted(len(result.data) for result in found)
+        assert found[-1].psnr >= found[0].psnr
+
+    def test_streams_do_not_depend_on_the_number_of_threads(self, codec: Codec) -> None:
+        """Written with one thread, read with two; the checksum of the symbols tells."""
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            data = codec.compress(picture())
+            torch.set_num_threads(2)
+            assert codec.decompress(data).size == (80, 48)
+        finally:
+            torch.set_num_threads(before)

@@ -1,0 +1,152 @@
+"""Codecs small enough to code a picture in milliseconds, with random weights."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from obverse.config import PARTS, CodecConfig
+from obverse.pipeline import build
+from obverse.weights import write_tensors
+from obverse_pocket.density import LogisticMixture
+from obverse_registry import Component, hookimpl, registry
+
+
+def toy_config(
+    folder: Path, *, name: str = "toy", prior: str = "uniform", quantizer_size: int = 16, seed: int = 0
+) -> Path:
+    """Write a token codec of stride 16 and its weights; return the path of its configuration.
+
+    Args:
+        folder: an existing folder.
+        name: name of the codec.
+        prior: `uniform`, or `llama` for a tiny transformer with windows of 4x4 tokens.
+        quantizer_size: number of codes.
+        seed: of the weights.
+    """
+    priors: dict[str, Any] = {
+        "uniform": {"name": "uniform"},
+        "llama": {
+            "name": "pocket-llama",
+            "vocabulary": quantizer_size,
+            "dim": 16,
+            "layers": 1,
+            "heads": 2,
+            "window": 4,
+        },
+    }
+    body = {
+        "name": name,
+        "encoder": {
+            "name": "pocket-conv",
+            "widths": [8, 8, 8],
+            "encoder_blocks": [0, 0, 0],
+            "decoder_blocks": [0, 0, 0],
+            "latent_channels": 4,
+        },
+        "quantizer": {"name": "unit-vector", "size": quantizer_size, "dim": 4},
+        "prior": priors[prior],
+        "coder": {"name": "range"},
+    }
+    return _write(folder, body, seed)
+
+
+def toy_hyper_config(folder: Path, seed: int = 0, *, name: str = "toy-hyper") -> Path:
+    """Write a hyperprior codec of stride 16 and its weights; return the path of its configuration."""
+    encoder = {"widths": [8, 8, 8], "blocks": [0, 0, 0]}
+    shared = {"latent_channels": 4, "hyper_width": 8, "hyper_channels": 4, "qualities": 2}
+    body = {
+        "name": name,
+        "encoder": {"name": "pocket-hyper", **encoder, **shared},
+        "quantizer": {"name": "rounding", "channels": {"y": 4, "z": 4}},
+        "prior": {"name": "mean-scale", **shared},
+        "coder": {"name": "range"},
+    }
+    return _write(folder, body, seed)
+
+
+def _write(folder: Path, body: dict[str, Any], seed: int) -> Path:
+    """Weights drawn from the seed, large enough for latents to vary, beside the configuration."""
+    config = CodecConfig(body["name"], {part: body[part] for part in PARTS})
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    for prefix, module in build(config).modules.items():
+        for key, value in module.state_dict().items():
+            if key == "tables":
+                value = LogisticMixture(*value.shape[:2]).tables()
+            elif value.is_floating_point() and value.ndim >= 2:
+                fan = value[0].numel()
+                value = torch.randn(value.shape, generator=generator) * (2 / fan**0.5)
+            elif key.endswith("bias"):
+                value = torch.zeros_like(value)
+            tensors[f"{prefix}.{key}"] = value
+    weights = folder / f"{body['name']}.safetensors"
+    write_tensors(weights, tensors, {}, int8=False)
+    path = folder / f"{body['name']}.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(body | {"weights": weights.name})), encoding="utf-8")
+    return path
+
+
+class Installed:
+    """A plugin of this process that provides codecs.
+
+    Args:
+        configs: configuration files, in folders whose names are identifiers.
+    """
+
+    def __init__(self, configs: Sequence[Path]) -> None:
+        self.configs = configs
+
+    @hookimpl
+    def obverse_components(self) -> list[Component]:
+        return [Component("codec", path.stem, f"{path.parent.name}:{path.name}") for path in self.configs]
+
+
+@contextmanager
+def installed(*configs: Path) -> Iterator[None]:
+    """Make codecs findable by the name of their configuration files, in this process."""
+    roots = {str(path.parent.parent) for path in configs}
+    sys.path[:0] = roots
+    importlib.invalidate_caches()
+    registry().add(Installed(configs), "toys")
+    try:
+        yield
+    finally:
+        registry().remove("toys")
+        for root in roots:
+            sys.path.remove(root)
+
+
+def install(site: Path, *configs: Path) -> None:
+    """Leave a distribution `toys` that provides codecs in a folder of the import path, as an installer would."""
+    package = site / "toys_package"
+    package.mkdir()
+    for path in configs:
+        shutil.copy(path, package)
+        shutil.copy(path.with_suffix(".safetensors"), package)
+    records = [f"Component('codec', {path.stem!r}, 'toys_package:{path.name}')" for path in configs]
+    (site / "toys_plugin.py").write_text(
+        "from obverse_registry import Component, hookimpl\n\n@hookimpl\ndef obverse_components():\n"
+        f"    return [{', '.join(records)}]\n",
+        encoding="utf-8",
+    )
+    metadata = site / "toys-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text("[obverse]\ntoys = toys_plugin\n", encoding="utf-8")
+
+
+def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Coloured blobs, [height, width, 3] uint8."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
