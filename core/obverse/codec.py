@@ -127,6 +127,8 @@ class Codec:
             raise ConfigError(
                 f"coder {self.config.parts['coder']['name']!r} only measures and cannot write a file; use 'range'"
             )
+        if coder.code not in container.CODERS:
+            raise ConfigError(f"coder number {coder.code} has no place in the stream (known: {container.CODERS})")
         condition = self.condition(quality)
         pixels = [as_pixels(item) for item in image]
         streams = []

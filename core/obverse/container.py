@@ -174,6 +174,8 @@ def _pack_chunks(chunks: Mapping[str, bytes]) -> bytes:
 
 
 def _unpack_chunks(body: bytes) -> dict[str, bytes]:
+    if not body:
+        raise CorruptError("metadata is announced, but there is none")
     reader = _Reader(body, 0)
     chunks: dict[str, bytes] = {}
     try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from obverse.errors import CorruptError
-from obverse.gaussian import SCALES, gaussian_frequencies
+from obverse.gaussian import EDGES, gaussian_frequencies
 
 if TYPE_CHECKING:
     from obverse.interfaces import SymbolDecoder, SymbolEncoder
@@ -303,8 +303,8 @@ class IntegerGaussian(TableDistribution):
 
     @staticmethod
     def index(scale: Tensor) -> Tensor:
-        """Position of the smallest table scale that is not below `scale`; the last for larger ones."""
-        edges = torch.tensor(SCALES[:-1], dtype=torch.float64, device=scale.device) / 65536
+        """Position of the table scale that is nearest to `scale` in its logarithm."""
+        edges = torch.tensor(EDGES, dtype=torch.float64, device=scale.device) / 65536
         return torch.bucketize(scale.double().contiguous(), edges)
 
 

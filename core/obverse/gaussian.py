@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
+from math import isqrt
 
 import numpy as np
 
@@ -20,6 +21,9 @@ SCALES = (
 )
 # fmt: on
 """64 scales in units of 1/65536, log-spaced from 0.11 to 256 (the table of arXiv:1802.01436's implementations)."""
+
+EDGES = tuple(isqrt(low * high) for low, high in pairwise(SCALES))
+"""Borders between neighbouring scales, their geometric means, in units of 1/65536."""
 
 _BITS = 96
 _TAIL = 6.2
@@ -39,8 +43,6 @@ def _erf(x: int) -> int:
 
 def _isqrt_ratio(numerator: int, denominator: int) -> int:
     """sqrt(numerator / denominator) * 2**_BITS."""
-    from math import isqrt
-
     return isqrt((numerator << 2 * _BITS) // denominator)
 
 

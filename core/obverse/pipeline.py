@@ -12,6 +12,7 @@ from torch import nn
 from obverse.config import PARTS, CodecConfig, nearest, unknown_keys
 from obverse.errors import ConfigError, ObverseError, PluginError, UnknownNameError
 from obverse.interfaces import Encoder, EntropyCoder, Prior, Quantizer
+from obverse.training.task import Task
 from obverse.windows import Windowed
 from obverse_registry import RegistryError, UnknownComponentError, registry
 
@@ -23,6 +24,7 @@ _INTERFACES: dict[str, type] = {
     "quantizer": Quantizer,
     "prior": Prior,
     "coder": EntropyCoder,
+    "task": Task,
 }
 
 

@@ -73,6 +73,7 @@ class Windowed(Prior):
             raise ValueError("only a prior with a window can be slid over a grid")
         self.prior = prior
         self.side = prior.window
+        self.exact, self.dtype = prior.exact, prior.dtype  # type: ignore[misc]
         self.alphabets, self.stride, self.qualities = prior.alphabets, prior.stride, prior.qualities
 
     def blocks(self, layout: Layout, condition: Condition) -> Blocks:

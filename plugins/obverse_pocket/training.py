@@ -134,9 +134,10 @@ class NextTokenTask(Task):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """[B, h, w] int64."""
+        """[B, h, w] int64, as the codec would make them: without mixed precision."""
         frozen = self._frozen[0].to(images.device)
-        latent = frozen.encoder.analysis(images * 2 - 1)
+        with torch.autocast(images.device.type, enabled=False):
+            latent = frozen.encoder.analysis(images * 2 - 1)
         flat = rearrange(latent, "b d h w -> (b h w) d")
         indices = frozen.codebook.nearest(flat)
         return rearrange(indices, "(b h w) -> b h w", b=len(images), h=latent.shape[2])

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import toys
 from PIL import Image
 
-import toys
 from obverse.cli import main
 
 
@@ -43,15 +42,6 @@ class Result:
 
 
 Command = Callable[..., Result]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost tiny networks more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toys
 from PIL import Image, ImageCms
 
-import toys
 from obverse import container, images
 
 TOY = ("-m", "toy")

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import toys
 from PIL import Image
 
-import toys
 from obverse import container
 from obverse.cli import code as commands
 from obverse.container import MAX_PIXELS, Header, pack, unpack
@@ -113,10 +113,10 @@ def test_other_files(refused, folder, kind) -> None:
 def test_of_other_files_only_the_beginning_is_read(obverse) -> None:
     with Path("huge.obv").open("wb") as file:
         file.truncate(2**40)
-    started = time.perf_counter()
+    started = time.process_time()
     obverse("decompress", "huge.obv").failed(3, "huge.obv: this is not an Obverse stream: it begins with 00 00 00 00")
     obverse("info", "/dev/zero").failed(3, "/dev/zero: this is not an Obverse stream")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_newer_version(refused, stream) -> None:
@@ -139,9 +139,9 @@ def test_promises_of_too_many_pixels(refused, stream, monkeypatch, width, height
         patch.setattr(container, "_plausible", lambda width, height: True)
         data = repacked(stream.read_bytes(), width=width, height=height)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     refused(data, 3, f"promises {width}x{height} pixels")
-    seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seconds < 2
     assert peak < 5e6

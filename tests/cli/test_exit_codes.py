@@ -138,9 +138,12 @@ def test_other_errors_are_failures(error, text) -> None:
     assert text in message
 
 
-def test_a_reader_that_leaves_is_no_complaint(obverse, monkeypatch) -> None:
+def test_a_reader_that_leaves_is_no_complaint(obverse, photo, monkeypatch) -> None:
     monkeypatch.setattr("obverse.cli.show._table", raiser(BrokenPipeError()))
     done = obverse("list")
+    assert (done.code, done.stdout, done.err) == (ExitCode.FAILURE, b"", "")
+    monkeypatch.setattr("obverse.cli.code.write_output", raiser(BrokenPipeError()))
+    done = obverse("compress", photo, "-", "-m", "toy")
     assert (done.code, done.stdout, done.err) == (ExitCode.FAILURE, b"", "")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import toys
 from PIL import Image
 
-import toys
 from obverse.cli import options
 from obverse.cli.jobs import named_output
 from obverse.images import IMAGE_SUFFIXES
@@ -300,3 +301,18 @@ def test_a_full_device(obverse, photo, monkeypatch) -> None:
 
 def test_options_name_the_default_codec() -> None:
     assert options.default_config().name == options.DEFAULT_CODEC == "pocket-vq"
+
+
+def test_a_progress_bar_is_for_terminals_and_leaves_results_alone(obverse, monkeypatch) -> None:
+    draw("a.png", "b.png")
+    plain = obverse("compress", "a.png", "b.png", "gone.png", *TOY)
+    assert "\x1b" not in plain.err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    bar = obverse("compress", "a.png", "b.png", "gone.png", "-f", *TOY)
+    assert (bar.code, bar.stdout) == (plain.code, plain.stdout)
+    assert "\x1b" in bar.err
+    assert "'gone.png' cannot be read" in bar.err
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)  # then lines have to make way for the bar
+    both = obverse("compress", "a.png", "b.png", "-f", *TOY)
+    assert plain.out.splitlines()[0] in both.err + both.out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,7 +89,7 @@ def test_list_of_codecs_shows_weights(obverse) -> None:
 
 
 @pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more installed plugin, which fails to load."""
     site = tmp_path / "site"
     metadata = site / "odd-2.0.dist-info"
@@ -103,7 +102,6 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert [plugin.name for plugin in found.failures()] == ["odd"]
     for place in ("obverse_registry", "obverse.cli.show", "obverse.config", "obverse.identity", "obverse.pipeline"):
         monkeypatch.setattr(f"{place}.registry", lambda: found)
-    yield
 
 
 REASON = "ModuleNotFoundError: No module named 'a_module_that_is_nowhere'"
@@ -156,7 +154,9 @@ class Hollow:
 def test_records_that_lead_nowhere(obverse, stream) -> None:
     registry().add(Hollow(), "hollow")
     try:
-        obverse("compress", "photo.png", "-m", "hollow").failed(4, "codec 'hollow' of plugin 'hollow'", "no_such_package")
+        obverse("compress", "photo.png", "-m", "hollow").failed(
+            4, "codec 'hollow' of plugin 'hollow'", "no_such_package"
+        )
         obverse("compress", "photo.png", *TOY, "--prior", "hollow").failed(4, "prior 'hollow' of plugin 'hollow'")
         assert obverse("decompress", stream, "out.png").code == 0
         (row,) = obverse("list", "hollow", "--codecs", "--json").json

@@ -59,5 +59,7 @@ def test_tables_are_the_same_everywhere() -> None:
 def test_index_is_the_smallest_scale_that_is_not_below() -> None:
     scales = torch.tensor(SCALES, dtype=torch.float64) / 65536
     assert IntegerGaussian.index(scales).tolist() == list(range(64))
-    assert IntegerGaussian.index(scales * 1.0001).tolist() == [*range(1, 64), 63]
+    ratio = float(scales[1] / scales[0]) ** 0.5
+    assert IntegerGaussian.index(scales * (ratio * 0.999)).tolist() == list(range(64))
+    assert IntegerGaussian.index(scales * (ratio * 1.001)).tolist() == [*range(1, 64), 63]
     assert IntegerGaussian.index(torch.tensor([0.0, 1e-9, 1e9])).tolist() == [0, 0, 63]

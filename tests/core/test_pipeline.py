@@ -12,7 +12,7 @@ from toys import toy_config, toy_hyper_config
 
 from obverse.coders.raw import RawCoder
 from obverse.config import CodecConfig, load_config
-from obverse.errors import ConfigError, UnknownNameError
+from obverse.errors import ConfigError, PluginError, UnknownNameError
 from obverse.pipeline import build, create
 from obverse.priors import UniformPrior
 from obverse.windows import Windowed
@@ -145,7 +145,7 @@ class TestForeignParts:
             create("prior", {"name": "test-coder"})
 
     def test_a_target_that_does_not_exist(self) -> None:
-        with pytest.raises(ConfigError, match="Nowhere"):
+        with pytest.raises(PluginError, match="Nowhere"):
             create("prior", {"name": "test-nowhere"})
 
 

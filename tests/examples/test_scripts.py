@@ -13,7 +13,7 @@ from obverse_registry import registry
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
-# What each prints and leaves in its folder, given a picture of 80x64 pixels.
+# What each prints and leaves in its folder, given a picture of 64x64 pixels.
 EXPECTED = {
     "compress_decompress": ("bits per pixel", ["compressed.obv", "decompressed.png"]),
     "custom_part": ("counting: ", []),
@@ -31,9 +31,9 @@ def test_script(
 ) -> None:
     photo, out = tmp_path / "photo.png", tmp_path / "out"
     with Image.open(ROOT / "examples" / "images" / "brushes.jpg") as image:
-        image.crop((300, 200, 380, 264)).save(photo)
+        image.crop((300, 200, 364, 264)).save(photo)
     usage = (script.read_text(encoding="utf-8").split(script.name, 1)[1]).split('"""')[0]
-    values = {"[IMAGE]": str(photo), "[FOLDER]": str(out), "[SIDE]": "64"}
+    values = {"[IMAGE]": str(photo), "[FOLDER]": str(out), "[SIDE]": "32"}
     monkeypatch.setattr(sys, "argv", [str(script), *(values[word] for word in usage.split())])
     before = {plugin.name for plugin in registry().plugins()}
     try:

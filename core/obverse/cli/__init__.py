@@ -65,7 +65,10 @@ def _explain(error: Exception) -> int:
         code, text = exit_code(error)
     else:  # typer's own usage errors
         context = getattr(error, "ctx", None)
-        code, text = ExitCode.USAGE, f"{shown().rstrip('.')} (see {context.command_path if context else 'obverse'} --help)"
+        code, text = (
+            ExitCode.USAGE,
+            f"{shown().rstrip('.')} (see {context.command_path if context else 'obverse'} --help)",
+        )
     _complain(text)
     return code
 

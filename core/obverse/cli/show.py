@@ -13,7 +13,7 @@ from obverse.cli.exit import ExitCode, UsageError
 from obverse.cli.jobs import Job, attempt, summary_code
 from obverse.cli.streams import read_input
 from obverse.errors import ObverseError
-from obverse_registry import KINDS, Component, RegistryError, registry
+from obverse_registry import KINDS, Component, registry
 
 
 def info(
@@ -129,7 +129,7 @@ def _weights(component: Component) -> str:
 
     try:
         files = load_config(component.name).weights
-    except (ObverseError, RegistryError) as error:
+    except ObverseError as error:
         return f"unreadable: {error}"
     missing = [path.name for path in files if not path.is_file()]
     if missing:

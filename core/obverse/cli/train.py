@@ -32,10 +32,9 @@ def train(
 
         print(OmegaConf.to_yaml(OmegaConf.create(resolved)), end="")
         return ExitCode.DONE
-    from obverse.pipeline import create
     from obverse.training.trainer import Trainer
 
-    path = Trainer(resolved, create("task", resolved["task"])).run()
+    path = Trainer(resolved).run()
     print(f"weights: {path}", file=sys.stderr)
     print(path)
     return ExitCode.DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
 class UnitCodebook(nn.Module):
@@ -56,13 +56,16 @@ class CodebookAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, codebook: UnitCodebook, vectors: Tensor, indices: Tensor) -> None:
-        """One step from unit vectors [N, D] and their indices [N]."""
+        """One step from unit vectors [N, D] and their indices [N]; processes that train together share it."""
         if not self.started:
             self._restart(torch.ones_like(self.count, dtype=torch.bool), vectors)
             self.started.fill_(True)
         else:
             chosen = torch.bincount(indices, minlength=codebook.size).to(vectors.dtype)
             total = torch.zeros_like(self.total).index_add_(0, indices, vectors)
+            if _together():
+                distributed.all_reduce(chosen)
+                distributed.all_reduce(total)
             self.count.lerp_(chosen, 1 - self.decay)
             self.total.lerp_(total, 1 - self.decay)
             self._restart(self.count < self.threshold, vectors)
@@ -73,3 +76,10 @@ class CodebookAverage(nn.Module):
         jitter = torch.randn(len(picks), vectors.shape[1], device=vectors.device) * 0.01
         self.total[dead] = F.normalize(vectors[picks] + jitter, dim=1)
         self.count[dead] = 1.0
+        if _together():
+            distributed.broadcast(self.total, src=0)
+
+
+def _together() -> bool:
+    """Whether several processes train one model."""
+    return distributed.is_available() and distributed.is_initialized()

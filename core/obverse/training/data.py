@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from obverse.errors import ConfigError
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+from obverse.images import IMAGE_SUFFIXES
 
 
 class ImageCrops(Dataset[Tensor]):
@@ -68,10 +67,10 @@ class ImageCrops(Dataset[Tensor]):
 def _list(source: Path) -> list[tuple[Path, int, int]]:
     """Where each image lies: file, offset, bytes (-1 for all)."""
     if source.is_dir():
-        found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         return [(path, 0, -1) for path in found]
     if not source.is_file():
         raise ConfigError(f"data source {str(source)!r} does not exist")
     with tarfile.open(source, "r:") as tar:
-        members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+        members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in IMAGE_SUFFIXES]
     return [(source, m.offset_data, m.size) for m in members]

@@ -20,27 +20,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from obverse.errors import ConfigError
+from obverse.pipeline import create
 from obverse.training.data import ImageCrops
 from obverse.training.task import Task
 
 
 class Trainer:
-    """Runs a task to the end of its schedule, continuing from the last checkpoint of its run folder.
+    """Makes a task and runs it to the end of its schedule, continuing from the last checkpoint of its run folder.
 
     Args:
         config: the resolved configuration, in the shape of `obverse.training.config.DEFAULTS`.
-        task: the module to train.
         console: where progress goes.
     """
 
-    def __init__(self, config: Mapping[str, Any], task: Task, console: Console | None = None) -> None:
+    def __init__(self, config: Mapping[str, Any], console: Console | None = None) -> None:
         if not config["output"]:
             raise ConfigError("output: a run folder is needed, for example output=runs/pocket-vq")
         self.config = config
         self.folder = Path(config["output"])
         self.console = console or Console(stderr=True)
         self.accelerator = Accelerator(mixed_precision=config["precision"], step_scheduler_with_optimizer=False)
-        torch.manual_seed(config["seed"])
+        torch.manual_seed(config["seed"])  # before the task is made: it decides the weights that it starts from
+        task: Task = create("task", config["task"])
         options = config["optimizer"]
         trainable = [p for p in task.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -116,7 +117,8 @@ class Trainer:
             epoch, skip = epoch + 1, 0
 
     def _update(self, images: Tensor) -> dict[str, Tensor]:
-        torch.manual_seed(self.config["seed"] * 1_000_003 + self.step + self.accelerator.process_index)
+        noise = self.step * self.accelerator.num_processes + self.accelerator.process_index
+        torch.manual_seed(self.config["seed"] * 1_000_003 + noise)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config["optimizer"]["lr"] * self._rate()
         with self.accelerator.autocast():
@@ -143,7 +145,8 @@ class Trainer:
 
     def _log(self, numbers: Mapping[str, Tensor]) -> str:
         row = {"step": self.step, "time": round(time.time(), 1)}
-        row |= {k: float(f"{float(v):.5g}") for k, v in numbers.items()}
+        means = self.accelerator.reduce(dict(numbers), reduction="mean")  # over processes
+        row |= {k: float(f"{float(v):.5g}") for k, v in means.items()}
         if self.accelerator.is_main_process:
             path = self.folder / "log.csv"
             fresh = not path.exists()

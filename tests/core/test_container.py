@@ -1,0 +1,177 @@
+"""The bytes of a stream, written and read without any codec."""
+
+from __future__ import annotations
+
+import binascii
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from obverse.container import (
+    CHUNKS,
+    MAGIC,
+    MAX_METADATA,
+    MAX_PIXELS,
+    Header,
+    Stream,
+    check_size,
+    pack,
+    unpack,
+)
+from obverse.errors import (
+    CorruptError,
+    NewerVersionError,
+    NotObverseError,
+    StreamError,
+    TruncatedError,
+    UnsupportedInputError,
+)
+
+HEADER = Header(width=300, height=2, tag=b"\x01\x02", fingerprint=b"\x0a\x0b\x0c", quality=5, coder=1, numerics=0)
+
+
+def sealed(body: bytes) -> bytes:
+    """A body with the right checksum."""
+    return body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "big")
+
+
+def test_every_byte() -> None:
+    data = pack(HEADER, b"payload", 0x51234)
+    body = bytes.fromhex("0b 56 00 0102 0a0b0c 54 ac02 02 07") + b"payload" + bytes.fromhex("1234")
+    assert data == sealed(body)
+    assert unpack(data) == Stream(HEADER, b"payload", 0x1234, len(data))
+
+
+def test_every_byte_with_chunks() -> None:
+    header = replace(HEADER, chunks={"exif": b"xyz", "name": b"", "chunk-200": b"?"})
+    body = bytes.fromhex("0b 56 01 0102 0a0b0c 54 ac02 02") + b"\x0a\x03\x03xyz\x01\x00\xc8\x01?" + b"\0\0\1"
+    assert pack(header, b"", 1) == sealed(body)
+    assert unpack(sealed(body)).header == header
+
+
+def test_the_header_of_a_512_picture_is_at_most_20_bytes() -> None:
+    assert len(pack(replace(HEADER, width=512, height=512), bytes(900), 0)) - 900 <= 20
+
+
+def test_the_checksum_is_the_one_of_the_format() -> None:
+    """CRC-16/IBM-3740, whose check value is 29b1."""
+    assert binascii.crc_hqx(b"123456789", 0xFFFF) == 0x29B1
+
+
+sizes = st.integers(1, 2**13)
+headers = st.builds(
+    Header,
+    width=sizes,
+    height=sizes,
+    tag=st.binary(min_size=2, max_size=2),
+    fingerprint=st.binary(min_size=3, max_size=3),
+    quality=st.integers(0, 15),
+    coder=st.integers(0, 3),
+    numerics=st.integers(0, 3),
+    chunks=st.dictionaries(
+        st.sampled_from(list(CHUNKS.values())) | st.sampled_from(["chunk-0", "chunk-4", "chunk-255"]),
+        st.binary(max_size=300),
+    ),
+)
+
+
+@given(headers, st.binary(max_size=300), st.integers(0, 2**32 - 1))
+def test_pack_and_unpack_are_inverse(header: Header, payload: bytes, check: int) -> None:
+    data = pack(header, payload, check)
+    assert unpack(data) == Stream(header, payload, check & 0xFFFF, len(data))
+
+
+@given(headers, st.binary(max_size=50), st.data())
+def test_no_stream_begins_another(header: Header, payload: bytes, data: st.DataObject) -> None:
+    whole = pack(header, payload, 0)
+    length = data.draw(st.integers(0, len(whole) - 1))
+    with pytest.raises(TruncatedError if length else NotObverseError):
+        unpack(whole[:length])
+    with pytest.raises(CorruptError, match="1 bytes follow the end"):
+        unpack(whole + b"\0")
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", MAGIC, MAGIC + b"\0", MAGIC + b"\1"]), st.booleans())
+def test_arbitrary_bytes_are_refused_or_canonical(data: bytes, start: bytes, seal: bool) -> None:
+    body = start + data
+    try:
+        stream = unpack(sealed(body) if seal else body)
+    except StreamError:
+        return
+    assert pack(stream.header, stream.payload, stream.symbol_check) == (sealed(body) if seal else body)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (MAX_PIXELS, 1), (1, MAX_PIXELS), (8192, 8192)])
+def test_sizes_within_the_limits(size: tuple[int, int]) -> None:
+    check_size(*size)
+    header = replace(HEADER, width=size[0], height=size[1])
+    assert unpack(pack(header, b"", 0)).header == header
+
+
+@pytest.mark.parametrize("size", [(0, 1), (1, 0), (-1, -1), (MAX_PIXELS + 1, 1), (8193, 8192), (10**5, 10**4)])
+def test_sizes_beyond_the_limits(size: tuple[int, int]) -> None:
+    message = rf"a picture of {size[0]}x{size[1]} pixels is outside the limits: 1 to {MAX_PIXELS} pixels"
+    with pytest.raises(UnsupportedInputError, match=message):
+        check_size(*size)
+    with pytest.raises(UnsupportedInputError, match=message):
+        pack(replace(HEADER, width=size[0], height=size[1]), b"", 0)
+
+
+@pytest.mark.parametrize("name", ["", "tiff", "chunk-1", "chunk-256", "chunk-04", "chunk-", "NAME"])
+def test_metadata_of_no_known_name(name: str) -> None:
+    with pytest.raises(UnsupportedInputError, match=rf"no metadata is called \['{name}'\] \(names: name, icc, exif\)"):
+        pack(replace(HEADER, chunks={name: b""}), b"", 0)
+
+
+def test_too_much_metadata() -> None:
+    fits = replace(HEADER, chunks={"icc": bytes(MAX_METADATA - 5)})
+    assert unpack(pack(fits, b"", 0)).header == fits
+    with pytest.raises(UnsupportedInputError, match=f"bytes of metadata exceed the limit of {MAX_METADATA}"):
+        pack(replace(HEADER, chunks={"icc": bytes(MAX_METADATA)}), b"", 0)
+
+
+BODY = bytes.fromhex("0102 0a0b0c 54")
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (b"\x89PNG\r\n\x1a\n", NotObverseError, "this is not an Obverse stream: it begins with 89 50 4e 47"),
+        (b"\x0bW", NotObverseError, "begins with 0b 57"),
+        (MAGIC + b"\x10", NewerVersionError, "format version 1, this program reads up to 0; install a newer Obverse"),
+        (MAGIC + b"\xf3", NewerVersionError, "format version 15"),
+        (MAGIC + b"\x02", CorruptError, "unknown flags 0x2 in a version 0 stream"),
+        (MAGIC + b"\0" + BODY + b"\x80\x00\x01\x00\0\0", CorruptError, "out of range"),
+        (MAGIC + b"\0" + BODY + b"\x81\x80\x80\x80\x80\x80\x01\x01\x00\0\0", CorruptError, "out of range"),
+        (MAGIC + b"\0" + BODY + b"\x81\x80\x80\x80\x10\x01\x00\0\0", CorruptError, "out of range"),
+        (MAGIC + b"\0" + BODY + b"\x80\x80\x80\x80\x10\x01\x00\0\0", CorruptError, "promises 4294967296x1 pixels"),
+        (MAGIC + b"\0" + BODY + b"\x00\x01\x00\0\0", CorruptError, "promises 0x1 pixels"),
+        (MAGIC + b"\1" + BODY + b"\x01\x01\x81\x80\x80\x08", CorruptError, "out of range"),
+        (MAGIC + b"\1" + BODY + b"\x01\x01\x02\x01\x01\x00\0\0", CorruptError, "chunks do not fill their space"),
+        (MAGIC + b"\1" + BODY + b"\x01\x01\x04\x02\x00\x02\x00\x00\0\0", CorruptError, "holds 'icc' twice"),
+        (MAGIC + b"\1" + BODY + b"\x01\x01\x00\x00\0\0", CorruptError, "metadata is announced, but there is none"),
+        (MAGIC + b"\1" + BODY + b"\x01\x01\x7f\x02", TruncatedError, "the stream ends early: 15 bytes of at least 139"),
+    ],
+)
+def test_crafted_streams(body: bytes, error: type[StreamError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        unpack(sealed(body))
+
+
+def test_sizes_that_are_promised_are_not_allocated() -> None:
+    body = MAGIC + b"\0" + BODY + b"\x01\x01" + b"\x80\x80\x80\x80\x10"  # a payload of 4 GiB
+    with pytest.raises(TruncatedError, match="at least 4294967312"):
+        unpack(body + bytes(100))
+
+
+def test_checksums_find_every_burst_of_up_to_16_bits() -> None:
+    data = pack(HEADER, random.Random(0).randbytes(40), 7)
+    number = int.from_bytes(data, "big")
+    for width in (1, 2, 7, 16):
+        for shift in range(8 * len(data) - width):
+            damaged = number ^ ((1 << width - 1) | 1) << shift
+            with pytest.raises(StreamError):
+                unpack(damaged.to_bytes(len(data), "big"))
