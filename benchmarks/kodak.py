@@ -75,11 +75,14 @@ def mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def nearest_quality(name: str, images: list[np.ndarray], bpp: float) -> int:
-    """The quality whose mean rate is nearest, by bisection (rates grow with quality)."""
+def nearest_quality(name: str, images: list[np.ndarray], bpp: float, rates: dict[tuple[str, int], float]) -> int:
+    """The quality whose mean rate is nearest, by bisection (rates grow with quality); `rates` keeps what it sees."""
 
     def rate(quality: int) -> float:
-        return float(np.mean([8 * len(classical(name, quality, i)[0]) / i[..., 0].size for i in images]))
+        if (name, quality) not in rates:
+            sizes = [8 * len(classical(name, quality, i)[0]) / i[..., 0].size for i in images]
+            rates[name, quality] = float(np.mean(sizes))
+        return rates[name, quality]
 
     low, high = CLASSICAL[name][0][0], CLASSICAL[name][0][-1]
     while high - low > 1:
@@ -113,6 +116,7 @@ def main() -> None:
     images = [centre(read_image(file).pixels, options.side) for file in files]
     metrics = Metrics(options.lpips)
     points: list[dict[str, object]] = []
+    rates: dict[tuple[str, int], float] = {}
 
     def record(codec: str, quality: int, scores: dict[str, float]) -> None:
         points.append({"codec": codec, "quality": quality, **scores})
@@ -130,7 +134,7 @@ def main() -> None:
             scores = measure(f"{name} -q {quality}", images, metrics, learned)
             record(name, quality, scores)
             for other in [] if options.no_classical else CLASSICAL:
-                best = nearest_quality(other, images, scores["bpp"])
+                best = nearest_quality(other, images, scores["bpp"], rates)
                 if not any(p["codec"] == other and p["quality"] == best for p in points):
                     made = measure(other, images, metrics, lambda i, o=other, q=best: classical(o, q, i))
                     record(other, best, made)
