@@ -8,6 +8,11 @@ from obverse.errors import UnknownCodecError, WeightsError, WrongWeightsError
 from obverse_registry import registry
 
 
+def named_configs(header: Header) -> list[CodecConfig]:
+    """Installed codecs of the name that a stream gives, whatever their weights; seldom more than one."""
+    return [config for config in installed_codecs() if config.tag() == header.tag]
+
+
 def find_config(header: Header) -> CodecConfig:
     """The installed codec that wrote a stream; needs no network to be loaded.
 
@@ -16,7 +21,7 @@ def find_config(header: Header) -> CodecConfig:
         WrongWeightsError: the name is installed, with another configuration or other weights.
         WeightsError: the codec is installed, its weights are not.
     """
-    named = [config for config in installed_codecs() if config.tag() == header.tag]
+    named = named_configs(header)
     unreadable: WeightsError | None = None
     for config in named:
         try:

@@ -54,7 +54,7 @@ def test_info_of_a_codec_that_is_not_installed(obverse, stream, configs) -> None
     try:
         (report,) = obverse("info", stream, "--json").json
         assert (report["codec"], report["width"]) == ("?", 50)
-        assert report["installed"].startswith("no installed codec wrote this stream (tag ")
+        assert report["installed"].startswith("no: no installed codec wrote this stream (tag ")
     finally:
         from toys import Installed
 

@@ -17,7 +17,7 @@ DEFAULT_CODEC = "pocket-vq"
 
 CodecOption = Annotated[
     str | None,
-    typer.Option("--codec", "-m", "--model", help=f"Codec by name (obverse list --codecs). [default: {DEFAULT_CODEC}]"),
+    typer.Option("--codec", "-m", "--model", help=f"Codec by name (obverse list --codecs). (default: {DEFAULT_CODEC})"),
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Codec from a YAML file instead of a name.")]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Swap the encoder, by name.")]
@@ -38,7 +38,7 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:0.")]
 QualityOption = Annotated[
     int | None,
-    typer.Option("--quality", "-q", help="Operating point, 1 is the smallest file. [default: middle]"),
+    typer.Option("--quality", "-q", help="Operating point, 1 is the smallest file. (default: the middle one)"),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Skip inputs whose output exists.")]

@@ -52,14 +52,17 @@ class _Info:
 
 def _describe_stream(path: str, stream: Any) -> dict[str, Any]:
     from obverse import container
-    from obverse.identity import find_config
+    from obverse.identity import find_config, named_configs
 
     header = stream.header
     try:
         codec = find_config(header).name
         installed = "yes"
     except ObverseError as error:
-        codec, installed = header.chunks.get("name", b"?").decode(errors="replace"), str(error)
+        names = [config.name for config in named_configs(header)]
+        wrote = header.chunks.get("name", b"?").decode(errors="replace")
+        codec = names[0] if names else wrote if wrote.isprintable() else ascii(wrote)
+        installed = f"no: {error}"
     pixels = header.width * header.height
     overhead = stream.size - len(stream.payload)
     return {
