@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from obverse import container
+from obverse.canvas import Canvas
 from obverse.coders.ideal import IdealEncoder
 from obverse.config import CodecConfig, load_config
 from obverse.container import Header, Stream
@@ -25,12 +25,10 @@ from obverse.errors import (
     WrongWeightsError,
 )
 from obverse.identity import find_config
-from obverse.interfaces import Block, Blocks, Coded, Condition, EntropyCoder, Latents, Layout, SymbolEncoder
+from obverse.interfaces import Block, Blocks, Coded, Condition, EntropyCoder, Layout, SymbolEncoder
 from obverse.loop import Decoding, Encoding, Known, Quantized, Sampling, Source, run
-from obverse.pictures import to_array
 from obverse.pipeline import Pipeline, build, create
 from obverse.pixels import as_pixels, psnr
-from obverse.tiles import TILE, Tiling, in_tiles
 from obverse.weights import load_weights
 
 if TYPE_CHECKING:
@@ -136,7 +134,7 @@ class Codec:
             height, width = batch[0].shape[:2]
             container.check_size(width, height)
             encoders = [coder.encoder() for _ in batch]
-            _, checks = self._encode(self._prepare(batch), condition, encoders)
+            _, checks = self._encode(batch, condition, encoders)
             header = Header(
                 width,
                 height,
@@ -167,7 +165,7 @@ class Codec:
         self._check_origin(header)
         coded, layout = self._decode(stream)
         condition = Condition(header.quality)
-        images = self._synthesise(coded, layout, condition, header.height, header.width)
+        images = self._pictures(coded, layout, condition, header.height, header.width)
         picture = Image.fromarray(images[0])
         if "icc" in header.chunks:
             picture.info["icc_profile"] = header.chunks["icc"]
@@ -206,7 +204,7 @@ class Codec:
         source = Sampling(torch.Generator().manual_seed(seed), temperature, top_k, top_p)
         condition = self.condition(quality)
         coded, layout = self._run(source, n, condition, height, width)
-        images = self._synthesise(coded, layout, condition, height, width)
+        images = self._pictures(coded, layout, condition, height, width)
         return [Image.fromarray(image) for image in images]
 
     @torch.inference_mode()
@@ -214,7 +212,7 @@ class Codec:
         """Ideal size of an image: no bytes are written, the file is a few bytes larger."""
         pixels = as_pixels(image)
         container.check_size(pixels.shape[1], pixels.shape[0])
-        blocks, known = self._known(self._prepare([pixels]), self.condition(quality))
+        blocks, known = self._known([pixels], self.condition(quality))
         ledger = _Ledger(known)
         run(blocks, ledger)
         by_array = {name: encoder.bits for name, encoder in ledger.encoders.items()}
@@ -238,65 +236,22 @@ class Codec:
             raise ConfigError(f"quality {quality} does not exist: codec {self.name!r} has {valid}")
         return Condition(quality - 1)
 
-    def _prepare(self, batch: Sequence[np.ndarray]) -> Tensor:
-        """[B, H, W, 3] uint8 images to [B, 3, H', W'] floats, edges repeated to a size that the encoder takes."""
-        images = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
-        height, width = self._padded(images.shape[2], images.shape[3])
-        pad = (0, width - images.shape[3], 0, height - images.shape[2])
-        return F.pad(images.float() / 255, pad, mode="replicate")
-
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        encoder = self.pipeline.encoder
-        if encoder.tile is not None:
-            return max(height, encoder.tile), max(width, encoder.tile)
-        m = encoder.multiple
-        return -(-height // m) * m, -(-width // m) * m
-
-    def _layout(self, batch: int, height: int, width: int) -> Layout:
-        encoder = self.pipeline.encoder
-        height, width = self._padded(height, width)
-        if encoder.tile is not None:
-            batch *= len(Tiling(height, width, encoder.tile).corners())
-            height = width = encoder.tile
-        return Layout(batch, height // encoder.stride, width // encoder.stride)
+    @property
+    def canvas(self) -> Canvas:
+        """The encoder for pictures of any size."""
+        return Canvas(self.pipeline.encoder, self.device)
 
     @torch.inference_mode()
-    def _analyse(self, images: Tensor, condition: Condition) -> tuple[Latents, Layout]:
-        encoder = self.pipeline.encoder
-        layout = self._layout(len(images), *images.shape[2:])
-        if encoder.tile is not None:
-            tiling = Tiling(images.shape[2], images.shape[3], encoder.tile)
-            return encoder.encode(tiling.split(images), condition), layout
-        m = encoder.multiple
-        cells = images.shape[2] // m, images.shape[3] // m
-        if encoder.margin is None or max(cells) * m <= TILE:
-            return encoder.encode(images, condition), layout
-        whole = {"image": images}
-        encode = lambda part: encoder.encode(part["image"], condition)  # noqa: E731
-        return in_tiles(encode, whole, cells, TILE // m, encoder.margin), layout
-
-    @torch.inference_mode()
-    def _synthesise(
+    def _pictures(
         self, coded: list[Coded], layout: Layout, condition: Condition, height: int, width: int
     ) -> list[np.ndarray]:
         """Pictures [height, width, 3] uint8 from symbols."""
-        encoder = self.pipeline.encoder
-        latents = {k: v.to(self.device) for k, v in self.pipeline.quantizer.dequantize(coded, layout).items()}
-        padded = self._padded(height, width)
-        if encoder.tile is not None:
-            images = Tiling(*padded, encoder.tile).merge(encoder.decode(latents, condition))
-        elif encoder.margin is None or max(padded) <= TILE:
-            images = encoder.decode(latents, condition)
-        else:
-            m = encoder.multiple
-            cells = padded[0] // m, padded[1] // m
-            decode = lambda part: {"image": encoder.decode(part, condition)}  # noqa: E731
-            images = in_tiles(decode, latents, cells, TILE // m, encoder.margin)["image"]
-        return [to_array(image) for image in images[:, :, :height, :width]]
+        return self.canvas.synthesise(self.pipeline.quantizer.dequantize(coded, layout), condition, height, width)
 
-    def _known(self, images: Tensor, condition: Condition) -> tuple[Blocks, Source]:
-        """The prior's blocks for images, in one parallel pass where their symbols are known, and the symbols."""
-        latents, layout = self._analyse(images, condition)
+    def _known(self, pictures: Sequence[np.ndarray], condition: Condition) -> tuple[Blocks, Source]:
+        """The prior's blocks for pictures, in one parallel pass where their symbols are known, and the symbols."""
+        latents = self.canvas.analyse(pictures, condition)
+        layout = self.canvas.layout(len(pictures), *pictures[0].shape[:2])
         quantizer, prior = self.pipeline.quantizer, self.pipeline.grid_prior
         if quantizer.context_free:
             symbols = quantizer.symbols(latents)
@@ -305,9 +260,9 @@ class Codec:
 
     @torch.inference_mode()
     def _encode(
-        self, images: Tensor, condition: Condition, encoders: Sequence[SymbolEncoder]
+        self, pictures: Sequence[np.ndarray], condition: Condition, encoders: Sequence[SymbolEncoder]
     ) -> tuple[list[Coded], list[int]]:
-        blocks, known = self._known(images, condition)
+        blocks, known = self._known(pictures, condition)
         encoding = Encoding(known, encoders)
         return run(blocks, encoding), encoding.checks
 
@@ -315,7 +270,7 @@ class Codec:
     def _run(
         self, source: Source, batch: int, condition: Condition, height: int, width: int
     ) -> tuple[list[Coded], Layout]:
-        layout = self._layout(batch, height, width)
+        layout = self.canvas.layout(batch, height, width)
         return run(self.pipeline.grid_prior.blocks(layout, condition), source), layout
 
     def _decode(self, stream: Stream) -> tuple[list[Coded], Layout]:

@@ -170,7 +170,7 @@ def test_large_pictures_run_in_tiles(codecs: dict[str, Codec], kind: str, monkey
     codec, image = codecs[kind], picture(460, 140)
     data = codec.compress(image)
     whole = np.asarray(codec.decompress(data)).astype(int)
-    monkeypatch.setattr("obverse.codec.TILE", 128)
+    monkeypatch.setattr("obverse.canvas.TILE", 128)
     assert codec.compress(image) == data
     assert np.abs(np.asarray(codec.decompress(data)).astype(int) - whole).max() <= 1
 

@@ -1,0 +1,86 @@
+"""Pictures of any size on one side, what an encoder takes on the other: padding, layouts and tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from obverse.interfaces import Condition, Encoder, Latents, Layout
+from obverse.pictures import to_array
+from obverse.tiles import TILE, Tiling, in_tiles
+
+
+class Canvas:
+    """An encoder for pictures of any size.
+
+    Pictures are padded on the right and at the bottom by repeating their edge. An encoder bound to one size sees
+    tiles as a batch; a local one runs on large pictures tile by tile, which bounds the memory.
+
+    Args:
+        encoder: the transforms.
+        device: where they run.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device) -> None:
+        self.encoder, self.device = encoder, device
+
+    def layout(self, batch: int, height: int, width: int) -> Layout:
+        """What there is to code for `batch` pictures of a size in pixels."""
+        encoder = self.encoder
+        height, width = self._padded(height, width)
+        if encoder.tile is not None:
+            batch *= len(Tiling(height, width, encoder.tile).corners())
+            height = width = encoder.tile
+        return Layout(batch, height // encoder.stride, width // encoder.stride)
+
+    def analyse(self, pictures: Sequence[np.ndarray], condition: Condition) -> Latents:
+        """Latents of pictures of one size, [H, W, 3] uint8 each."""
+        encoder, images = self.encoder, self._prepare(pictures)
+        size = images.shape[2], images.shape[3]
+        if encoder.tile is not None:
+            return encoder.encode(Tiling(*size, encoder.tile).split(images), condition)
+        if encoder.margin is None or max(size) <= TILE:
+            return encoder.encode(images, condition)
+
+        def encode(part: Mapping[str, Tensor]) -> Latents:
+            return encoder.encode(part["image"], condition)
+
+        return in_tiles(encode, {"image": images}, self._cells(size), TILE // encoder.multiple, encoder.margin)
+
+    def synthesise(self, latents: Latents, condition: Condition, height: int, width: int) -> list[np.ndarray]:
+        """Pictures [height, width, 3] uint8 from dequantized latents."""
+        encoder = self.encoder
+        latents = {name: latent.to(self.device) for name, latent in latents.items()}
+        padded = self._padded(height, width)
+        if encoder.tile is not None:
+            images = Tiling(*padded, encoder.tile).merge(encoder.decode(latents, condition))
+        elif encoder.margin is None or max(padded) <= TILE:
+            images = encoder.decode(latents, condition)
+        else:
+
+            def decode(part: Mapping[str, Tensor]) -> Latents:
+                return {"image": encoder.decode(part, condition)}
+
+            cells = self._cells(padded)
+            images = in_tiles(decode, latents, cells, TILE // encoder.multiple, encoder.margin)["image"]
+        return [to_array(image) for image in images[:, :, :height, :width]]
+
+    def _prepare(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """[B, 3, H', W'] floats in [0, 1], of a size that the encoder takes."""
+        images = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2)
+        height, width = self._padded(images.shape[2], images.shape[3])
+        pad = (0, width - images.shape[3], 0, height - images.shape[2])
+        return F.pad(images.float() / 255, pad, mode="replicate")
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        if self.encoder.tile is not None:
+            return max(height, self.encoder.tile), max(width, self.encoder.tile)
+        m = self.encoder.multiple
+        return -(-height // m) * m, -(-width // m) * m
+
+    def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] // self.encoder.multiple, size[1] // self.encoder.multiple
