@@ -146,7 +146,7 @@ class Codec:
                 chunks or {},
             )
             for encoder, check in zip(encoders, checks, strict=True):
-                streams.append(container.pack(header, encoder.finish(), check))
+                streams.append(container.pack(header, encoder.finish(), header.symbol_check(check)))
         return streams
 
     def decompress(self, data: bytes) -> Image.Image:
@@ -284,7 +284,7 @@ class Codec:
             coded, layout = self._run(decoding, 1, Condition(header.quality), header.height, header.width)
         except CorruptError as error:
             raise _diverged() from error
-        if decoding.checks[0] & 0xFFFF != stream.symbol_check:
+        if header.symbol_check(decoding.checks[0]) != stream.symbol_check:
             raise _diverged()
         return coded, layout
 

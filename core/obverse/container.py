@@ -6,6 +6,7 @@ Reading needs no network: `unpack` checks all that can be checked about bytes al
 from __future__ import annotations
 
 import binascii
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -62,6 +63,18 @@ class Header:
     numerics: int = 0
     chunks: Mapping[str, bytes] = field(default_factory=dict)
 
+    def fixed(self) -> bytes:
+        """Identity, settings and size, as they stand in the stream."""
+        settings = self.quality << 4 | self.coder << 2 | self.numerics
+        return self.tag + self.fingerprint + bytes([settings]) + _varint(self.width) + _varint(self.height)
+
+    def symbol_check(self, symbols: int) -> int:
+        """What a stream says of its symbols: 16 bits of their CRC-32, continued over `fixed`.
+
+        So symbols that decode under another codec, quality or size than they were written for are noticed too.
+        """
+        return zlib.crc32(self.fixed(), symbols) & 0xFFFF
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -70,7 +83,7 @@ class Stream:
     Attributes:
         header: see `Header`.
         payload: entropy-coded bytes.
-        symbol_check: low 16 bits of the CRC-32 of the symbols.
+        symbol_check: what `Header.symbol_check` gives for the right symbols.
         size: bytes of the whole stream.
     """
 
@@ -97,19 +110,22 @@ def _plausible(width: int, height: int) -> bool:
 
 
 def pack(header: Header, payload: bytes, symbol_check: int) -> bytes:
-    """The bytes of a stream."""
+    """The bytes of a stream.
+
+    Args:
+        header: see `Header`.
+        payload: entropy-coded bytes.
+        symbol_check: from `Header.symbol_check`.
+    """
     check_size(header.width, header.height)
-    settings = header.quality << 4 | header.coder << 2 | header.numerics
     flags = _HAS_CHUNKS if header.chunks else 0
     out = bytearray(MAGIC)
     out.append(VERSION << 4 | flags)
-    out += header.tag + header.fingerprint
-    out.append(settings)
-    out += _varint(header.width) + _varint(header.height)
+    out += header.fixed()
     if header.chunks:
         out += _pack_chunks(header.chunks)
     out += _varint(len(payload)) + payload
-    out += (symbol_check & 0xFFFF).to_bytes(2, "big")
+    out += symbol_check.to_bytes(2, "big")
     return bytes(out + binascii.crc_hqx(out, 0xFFFF).to_bytes(2, "big"))
 
 

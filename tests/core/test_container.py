@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import random
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -39,7 +40,7 @@ def sealed(body: bytes) -> bytes:
 
 
 def test_every_byte() -> None:
-    data = pack(HEADER, b"payload", 0x51234)
+    data = pack(HEADER, b"payload", 0x1234)
     body = bytes.fromhex("0b 56 00 0102 0a0b0c 54 ac02 02 07") + b"payload" + bytes.fromhex("1234")
     assert data == sealed(body)
     assert unpack(data) == Stream(HEADER, b"payload", 0x1234, len(data))
@@ -50,6 +51,23 @@ def test_every_byte_with_chunks() -> None:
     body = bytes.fromhex("0b 56 01 0102 0a0b0c 54 ac02 02") + b"\x0a\x03\x03xyz\x01\x00\xc8\x01?" + b"\0\0\1"
     assert pack(header, b"", 1) == sealed(body)
     assert unpack(sealed(body)).header == header
+
+
+def test_the_symbol_check_covers_identity_settings_and_size() -> None:
+    fixed = bytes.fromhex("0102 0a0b0c 54 ac02 02")
+    assert HEADER.fixed() == fixed
+    assert HEADER.symbol_check(0) == zlib.crc32(fixed) & 0xFFFF
+    assert HEADER.symbol_check(zlib.crc32(b"symbols")) == zlib.crc32(b"symbols" + fixed) & 0xFFFF
+    assert replace(HEADER, chunks={"name": b"x"}).symbol_check(0) == HEADER.symbol_check(0)
+    for change in (
+        {"width": 301},
+        {"height": 3},
+        {"quality": 4},
+        {"coder": 0},
+        {"tag": b"xx"},
+        {"fingerprint": b"xxx"},
+    ):
+        assert replace(HEADER, **change).symbol_check(0) != HEADER.symbol_check(0)
 
 
 def test_the_header_of_a_512_picture_is_at_most_20_bytes() -> None:
@@ -78,10 +96,10 @@ headers = st.builds(
 )
 
 
-@given(headers, st.binary(max_size=300), st.integers(0, 2**32 - 1))
+@given(headers, st.binary(max_size=300), st.integers(0, 2**16 - 1))
 def test_pack_and_unpack_are_inverse(header: Header, payload: bytes, check: int) -> None:
     data = pack(header, payload, check)
-    assert unpack(data) == Stream(header, payload, check & 0xFFFF, len(data))
+    assert unpack(data) == Stream(header, payload, check, len(data))
 
 
 @given(headers, st.binary(max_size=50), st.data())
