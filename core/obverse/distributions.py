@@ -47,6 +47,12 @@ def frequencies_from_weights(weights: Tensor) -> Tensor:
     return frequencies.scatter_add_(-1, weights.argmax(-1, keepdim=True), rest)
 
 
+def check_frequencies(frequencies: np.ndarray) -> None:
+    """Raise ValueError unless every entry is at least 1 and every row sums to `TOTAL`."""
+    if (frequencies < 1).any() or (frequencies.sum(-1) != TOTAL).any():
+        raise ValueError(f"frequencies must be at least 1 and sum to {TOTAL}")
+
+
 @lru_cache(maxsize=1)
 def exponential_table() -> Tensor:
     """round(2**30 * exp(-k / LOGIT_STEPS)) for k = 0, 1, ..., at least 1; int64, made with integers only."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from obverse.config import PARTS, CodecConfig, nearest, unknown_keys
+from obverse.config import PARTS, CodecConfig, unknown_keys
 from obverse.errors import ConfigError, ObverseError, PluginError, UnknownNameError
 from obverse.interfaces import Encoder, EntropyCoder, Prior, Quantizer
 from obverse.training.task import Task
@@ -149,4 +149,4 @@ def _size(count: int | None) -> str:
     return "unbounded integers" if count is None else f"{count} symbols"
 
 
-__all__ = ["Pipeline", "build", "check_fit", "create", "nearest"]
+__all__ = ["Pipeline", "build", "check_fit", "create"]

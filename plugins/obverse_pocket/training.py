@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor
 
 from obverse.nn.lpips import LPIPS
 from obverse.nn.residual import lower_bound, straight_through
 from obverse.nn.vector_quantizer import CodebookAverage, UnitCodebook
 from obverse.training.task import Task
+from obverse.weights import read_tensors
 from obverse_pocket.autoencoders import ConvAutoencoder, HyperAutoencoder, HyperSynthesis
 from obverse_pocket.density import LogisticMixture
 from obverse_pocket.llama import LlamaPrior
@@ -62,7 +62,7 @@ class VectorQuantizedTask(Task):
         self._perceptual = [LPIPS.load(perceptual_weights)] if perceptual_weights else []
         self.perceptual, self.commitment = perceptual, commitment
         if start:
-            tensors = load_file(start)
+            tensors = read_tensors(Path(start))
             self.encoder.load_state_dict(under("encoder", tensors))
             self.codebook.load_state_dict(under("quantizer.codebook", tensors))
         self.decoder_only = decoder_only
@@ -129,8 +129,8 @@ class NextTokenTask(Task):
         self._frozen = [frozen.requires_grad_(False)]
         self.prior = LlamaPrior(vocabulary=codebook, **prior)
         self.prior.model.dropout.p = dropout
-        if start and Path(start).exists():
-            self.prior.load_state_dict(under("prior", load_file(start)))
+        if start:
+            self.prior.load_state_dict(under("prior", read_tensors(Path(start))))
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from obverse.coders.ideal import IdealCoder
-from obverse.coders.range import RangeCoder, RangeEncoder, check_frequencies
+from obverse.coders.range import RangeCoder, RangeEncoder
 from obverse.coders.raw import RawCoder
-from obverse.distributions import TOTAL, Categorical, IntegerGaussian, to_grid
+from obverse.distributions import TOTAL, Categorical, IntegerGaussian, check_frequencies, to_grid
 from obverse.errors import ConfigError
 from obverse.gaussian import SCALES
 from obverse.interfaces import EntropyCoder

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from sample_pictures import encode, picture
 
 from obverse.images import psnr, read_image, write_image
 
 GREY = "grey is repeated in three channels"
 ALPHA = "alpha is composited on white"
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def picture(seed: int = 0, height: int = 12, width: int = 15) -> np.ndarray:
-    """[H, W, 3] uint8, small blocks of random colours."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (height // 3, width // 3, 3), dtype=np.uint8)
-    return blocks.repeat(3, axis=0).repeat(3, axis=1)
-
-
-def encode(image: Image.Image | np.ndarray, format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def profile(space: bytes, tags: dict[bytes, bytes], name: bytes = b"Test", pcs: bytes = b"XYZ ") -> bytes:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
+from sample_pictures import encode, picture
 
 from obverse import images
 from obverse.errors import UnsupportedInputError
@@ -29,18 +30,6 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # Values on both sides of where rounding decides; [0, 0, 1, 1, 127, 128, 254, 255, 255] in 8 bits.
 SIXTEEN = [0, 128, 129, 256, 32767, 32768, 65406, 65407, 65535]
 EIGHT = [0, 0, 1, 1, 127, 128, 254, 255, 255]
-
-
-def picture(seed: int = 0, height: int = 12, width: int = 15) -> np.ndarray:
-    """[H, W, 3] uint8, small blocks of random colours."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (height // 3, width // 3, 3), dtype=np.uint8)
-    return blocks.repeat(3, axis=0).repeat(3, axis=1)
-
-
-def encode(image: Image.Image | np.ndarray, format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 import obverse
 from obverse.codec import Codec
 from obverse.distributions import FactorizedTable, IntegerGaussian
+from obverse.errors import WeightsError
 from obverse.interfaces import Block, Coded, Encoder, Latents, Layout, Prior, Quantizer
 from obverse.testing import EncoderContract, PriorContract, QuantizerContract, check_roundtrip
 from obverse_pocket.autoencoders import ConvAutoencoder, HyperAutoencoder
@@ -20,6 +22,7 @@ from obverse_pocket.density import RADIUS, LogisticMixture
 from obverse_pocket.hyperprior import MeanScaleHyperprior
 from obverse_pocket.llama import LlamaPrior
 from obverse_pocket.quantizers import RoundingQuantizer, UnitVectorQuantizer
+from obverse_pocket.training import VectorQuantizedTask
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -168,3 +171,9 @@ class TestBundledCodecs:
             assert codec.decompress(data).size == (80, 48)
         finally:
             torch.set_num_threads(before)
+
+
+def test_training_from_weights_that_are_missing_is_refused(tmp_path: Path) -> None:
+    encoder = {"widths": [8, 8, 8], "encoder_blocks": [0, 0, 0], "decoder_blocks": [0, 0, 0], "latent_channels": 4}
+    with pytest.raises(WeightsError, match=r"nowhere\.safetensors' cannot be read"):
+        VectorQuantizedTask(encoder=encoder, codebook=16, start=str(tmp_path / "nowhere.safetensors"))

@@ -7,7 +7,6 @@ from typing import ClassVar
 import constriction
 import numpy as np
 
-from obverse.distributions import TOTAL
 from obverse.errors import CorruptError
 from obverse.interfaces import EntropyCoder, SymbolDecoder, SymbolEncoder
 
@@ -92,9 +91,3 @@ class RangeDecoder(SymbolDecoder):
         except AssertionError as error:
             raise CorruptError("the payload is not what a range encoder writes") from error
         return np.asarray(symbols)
-
-
-def check_frequencies(frequencies: np.ndarray) -> None:
-    """Raise ValueError unless every entry is at least 1 and every row sums to `TOTAL`."""
-    if (frequencies < 1).any() or (frequencies.sum(-1) != TOTAL).any():
-        raise ValueError(f"frequencies must be at least 1 and sum to {TOTAL}")

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
-from obverse.coders.range import check_frequencies
-from obverse.distributions import Distribution
+from obverse.distributions import Distribution, check_frequencies
 from obverse.interfaces import Block, SymbolEncoder
 
 
