@@ -64,6 +64,13 @@ def _pi() -> int:
 _INVERSE_ROOT_PI = _isqrt_ratio(1 << _BITS, _pi())
 
 
+def normal_below(i: int, steps: int, bits: int) -> int:
+    """P(X < i / steps) * 2**bits, rounded, for a standard normal X and |i / steps| up to 8."""
+    half = 1 << _BITS - 1
+    mass = _erf(abs(i) * _isqrt_ratio(1, 2) // steps) // 2
+    return (half + (mass if i >= 0 else -mass) + (1 << _BITS - bits - 1)) >> _BITS - bits
+
+
 @lru_cache(maxsize=len(SCALES))
 def gaussian_frequencies(index: int) -> tuple[int, np.ndarray]:
     """First integer and frequencies [S] int64 of the table for `SCALES[index]`; the last entry is the escape.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from obverse.interfaces import Condition, Encoder, Latents
@@ -146,7 +145,8 @@ class HyperSynthesis(nn.Module):
             nn.SiLU(),
             nn.Conv2d(hyper_width, 2 * latent_channels, 3, padding=1),
         )
+        self.positive = nn.Softplus()
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.layers(z).chunk(2, dim=1)
-        return mean, F.softplus(raw)
+        return mean, self.positive(raw)

@@ -7,57 +7,28 @@ Shape notation:
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis (arXiv:1910.07467)."""
-
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
-
-
-class KeyValueCache:
-    """Keys and values of one layer for a sequence of at most `length` positions, written in order."""
-
-    def __init__(self, batch: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
-        self.keys = like.new_zeros(batch, heads, length, head_dim)
-        self.values = like.new_zeros(batch, heads, length, head_dim)
-        self.filled = 0
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add T positions, [B, H, T, d] each; returns all keys and values so far."""
-        end = self.filled + keys.shape[2]
-        self.keys[:, :, self.filled : end] = keys
-        self.values[:, :, self.filled : end] = values
-        self.filled = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+from obverse.nn.attention import Attend, KeyValueCache
+from obverse.nn.norms import RMSNorm
+from obverse.nn.rotary import rotary_table
 
 
 def rotary_2d(rows: Tensor, columns: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
     """Rotary angles of grid cells: the first half of the pairs turn with the row, the second with the column.
 
     Args:
-        rows: [T] row of each position; a negative row gives angle zero (positions outside the grid).
-        columns: [T] column of each position.
+        rows, columns: [T] int64 of each position, from 0.
         head_dim: d, divisible by 4.
+        base: ratio of the highest to the lowest frequency, nearly.
 
     Returns:
         [T, d/2, 2] cosines and sines, float64.
     """
-    half = head_dim // 2
-    frequencies = base ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
-    by_row = rows.clamp(min=0).double()[:, None] * frequencies
-    by_column = columns.clamp(min=0).double()[:, None] * frequencies
-    angles = torch.cat([by_row, by_column], dim=1)  # [T, d/2]
-    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+    length = int(max(rows.max(), columns.max())) + 1
+    table = rotary_table(length, head_dim // 4, base).to(rows.device)
+    return torch.cat([table[rows], table[columns]], dim=1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -75,13 +46,15 @@ class Attention(nn.Module):
         self.heads = heads
         self.wqkv = nn.Linear(dim, 3 * dim, bias=False)
         self.wo = nn.Linear(dim, dim, bias=False)
+        self.attend = Attend()
 
     def forward(self, x: Tensor, rotary: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         q, k, v = rearrange(self.wqkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         q, k = rotate(q, rotary), rotate(k, rotary)
+        k, v = self.attend.keys(k), self.attend.values(v)
         if cache is not None:
             k, v = cache.append(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        y = self.attend(q, k, v, causal=cache is None)
         return self.wo(rearrange(y, "b h t d -> b t (h d)"))  # type: ignore[no-any-return]
 
 
@@ -93,9 +66,10 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(dim, hidden, bias=False)
         self.w3 = nn.Linear(dim, hidden, bias=False)
         self.w2 = nn.Linear(hidden, dim, bias=False)
+        self.activation = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
+        return self.w2(self.activation(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
 
 
 class LlamaBlock(nn.Module):
@@ -151,7 +125,7 @@ class Llama(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def caches(self, batch: int, length: int) -> list[KeyValueCache]:
-        """Empty caches, one per layer, in the dtype and on the device of the weights."""
+        """Empty caches, one per layer, in the dtype and on the device of the norms."""
         like = self.norm.weight
         return [KeyValueCache(batch, self.heads, length, self.head_dim, like) for _ in self.layers]
 

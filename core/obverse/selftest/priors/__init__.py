@@ -1,0 +1,1 @@
+"""One small prior of every kind that codecs use."""
