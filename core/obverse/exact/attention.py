@@ -76,10 +76,8 @@ class Attend(nn.Module):
         table = _table(q.device)
         q, k, v = snap(q, _KEY_BITS).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
         group = max(1, _CHUNK // (queries * length))
-        parts = [
-            _attend(*some, steps, hidden, table)
-            for some in zip(q.split(group), k.split(group), v.split(group), strict=True)
-        ]
+        pieces = zip(*(torch.split(some, group) for some in (q, k, v)), strict=True)
+        parts = [_attend(*piece, steps, hidden, table) for piece in pieces]  # type: ignore[call-arg]
         return torch.cat(parts).view(batch, heads, queries, -1)
 
 

@@ -56,8 +56,13 @@ def audit() -> Iterator[None]:
     Raises:
         InexactError: at the operation, which it names.
     """
-    with _Watch():
-        yield
+    global _watching
+    with _Watch():  # type: ignore[no-untyped-call]
+        _watching += 1
+        try:
+            yield
+        finally:
+            _watching -= 1
 
 
 def trusted(function: Callable[P, R]) -> Callable[P, R]:
@@ -77,17 +82,7 @@ def trusted(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-class _Watch(TorchDispatchMode):
-    def __enter__(self) -> _Watch:
-        global _watching
-        _watching += 1
-        return super().__enter__()  # type: ignore[no-any-return]
-
-    def __exit__(self, *error: Any) -> None:
-        global _watching
-        _watching -= 1
-        super().__exit__(*error)
-
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -115,7 +110,7 @@ def _check(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise InexactError(f"{name} with alpha may be fused into one rounding on some machines and not on others")
     if name in ("div", "div_") and not isinstance(args[1], Tensor) and abs(frexp(args[1])[0]) != 0.5:
         raise InexactError(
-            f"division by the number {args[1]} becomes a multiplication on some devices; multiply, or divide by a tensor"
+            f"division by the number {args[1]} is a multiplication on some devices; multiply, or divide by a tensor"
         )
     if name in ("div", "div_") and isinstance(args[1], Tensor) and args[1].ndim == 0 and args[0].ndim:
         raise InexactError("division by a tensor without axes becomes a multiplication on some devices")

@@ -120,7 +120,7 @@ def product(activations: Tensor, carried: Tensor, backend: str) -> Tensor:
     rows = max(16, _CHUNK // columns)
     if len(activations) <= rows:
         return multiply(activations, carried)
-    return torch.cat([multiply(part, carried) for part in activations.split(rows)])
+    return torch.cat([multiply(part, carried) for part in torch.split(activations, rows)])
 
 
 _forced: str | None = None
@@ -179,7 +179,7 @@ def _trial(backend: str, device: torch.device) -> float | None:
 
 def _seconds(activations: Tensor, carried: Tensor, backend: str) -> float:
     best = float("inf")
-    for _ in range(3):
+    for _ in range(5):
         start = time.perf_counter()
         product(activations, carried, backend)[0, 0].item()
         best = min(best, time.perf_counter() - start)

@@ -6,6 +6,8 @@ Shape notation:
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class Linear(nn.Module):
     @trusted
     def forward(self, x: Tensor) -> Tensor:
         integers, unit = to_integers(x.reshape(-1, x.shape[-1]))
-        y = self.matrix(integers).mul_(unit).mul_(self.matrix.unit)
+        y = self.matrix.times(integers).mul_(unit).mul_(self.matrix.unit)
         if self.bias is not None:
             y += self.bias
         return y.view(*x.shape[:-1], -1)
@@ -59,12 +61,18 @@ class Embedding(nn.Module):
         return F.embedding(indices, self.weight).double()
 
 
-def mean_of_squares(x: Tensor) -> Tensor:
+def sum_of_squares(x: Tensor) -> Tensor:
     """Of the last axis, K at most `MAX_NORM`: float64 [..., 1]."""
     size = x.shape[-1]
     if size > MAX_NORM:
         raise ConfigError(f"a norm over {size} values is beyond exact arithmetic (limit {MAX_NORM})")
-    return snap(x, NORM_BITS).square().sum(-1, keepdim=True).mul_(1 / size)
+    rounded = snap(x, NORM_BITS)
+    return (rounded * rounded).sum(-1, keepdim=True)
+
+
+def mean_of_squares(x: Tensor) -> Tensor:
+    """`sum_of_squares` / K."""
+    return sum_of_squares(x).mul_(1 / x.shape[-1])
 
 
 class RMSNorm(nn.Module):
@@ -121,11 +129,7 @@ class UnitNorm(nn.Module):
 
     @trusted
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[-1]
-        if size > MAX_NORM:
-            raise ConfigError(f"a norm over {size} values is beyond exact arithmetic (limit {MAX_NORM})")
-        length = snap(x, NORM_BITS).square().sum(-1, keepdim=True).sqrt_()
-        return x / length.clamp_(min=self.eps)
+        return x / sum_of_squares(x).sqrt_().clamp_(min=self.eps)
 
 
 class Conv2d(nn.Module):
@@ -160,7 +164,7 @@ class Conv2d(nn.Module):
         integers, unit = to_integers(x, (1, 2, 3))
         patches = unfold(integers, self.kernel, self.stride, self.padding, self.dilation)  # [B, h, w, C, kh, kw]
         parts = [
-            _rows_times(patch, matrix)
+            _rows_times(patch, cast(Matrix, matrix))
             for patch, matrix in zip(patches.chunk(self.groups, 3), self.matrices, strict=True)
         ]
         y = torch.cat(parts, -1).mul_(unit)
@@ -179,13 +183,13 @@ def unfold(
     return x[..., :: dilation[0], :: dilation[1]].permute(0, 2, 3, 1, 4, 5)
 
 
-def _rows_times(patches: Tensor, matrix: nn.Module) -> Tensor:
+def _rows_times(patches: Tensor, matrix: Matrix) -> Tensor:
     """Patches [B, h, w, ...] times a matrix of N rows, with its units: [B, h, w, N]."""
     batch, height, width = patches.shape[:3]
     depth = patches[0, 0, 0].numel()
     lines = patches.flatten(0, 1) if batch == 1 else patches.reshape(batch * height, *patches.shape[2:])
     step = max(1, _PATCH_ELEMENTS // (width * depth))
-    parts = [matrix(part.reshape(-1, depth)) for part in lines.split(step)]
+    parts = [matrix.times(part.reshape(-1, depth)) for part in torch.split(lines, step)]
     return torch.cat(parts).mul_(matrix.unit).view(batch, height, width, -1)
 
 
@@ -220,7 +224,7 @@ class MaskedConv2d(nn.Module):
         batch, height, width = patches.shape[:3]
         rows = patches.flatten(4)[..., self.taps].reshape(batch * height * width, -1)
         integers, unit = to_integers(rows)
-        y = self.matrix(integers).mul_(unit).mul_(self.matrix.unit)
+        y = self.matrix.times(integers).mul_(unit).mul_(self.matrix.unit)
         if self.bias is not None:
             y += self.bias
         return y.view(batch, height, width, -1).permute(0, 3, 1, 2)
@@ -258,7 +262,7 @@ class ConvTranspose2d(nn.Module):
             for axis, side in enumerate(x.shape[2:])
         )
         integers, unit = to_integers(x, (1, 2, 3))
-        columns = self.matrix(integers.flatten(2).transpose(1, 2).reshape(-1, x.shape[1])).mul_(self.matrix.unit)
+        columns = self.matrix.times(integers.flatten(2).transpose(1, 2).reshape(-1, x.shape[1])).mul_(self.matrix.unit)
         columns = columns.view(len(x), -1, columns.shape[-1]).transpose(1, 2)
         y = F.fold(columns, (height, width), self.kernel, padding=self.padding, stride=self.stride).mul_(unit)
         return y if self.bias is None else y.add_(self.bias[:, None, None])
@@ -285,5 +289,5 @@ class GDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.permute(0, 2, 3, 1)
         integers, unit = to_integers((rows * rows).reshape(-1, x.shape[1]))
-        norm = self.matrix(integers).mul_(unit).mul_(self.matrix.unit).add_(self.beta).sqrt_().view(rows.shape)
+        norm = self.matrix.times(integers).mul_(unit).mul_(self.matrix.unit).add_(self.beta).sqrt_().view(rows.shape)
         return (rows * norm if self.inverse else rows / norm).permute(0, 3, 1, 2)

@@ -44,7 +44,7 @@ class Matrix(nn.Module):
         self.register_buffer("unit", unit.expand(-1, rows_per_unit).reshape(-1).contiguous())
         self._carried: tuple[str, Tensor] | None = None
 
-    def forward(self, activations: Tensor) -> Tensor:
+    def times(self, activations: Tensor) -> Tensor:
         """int16 [M, K] -> whole numbers [M, N], float64; to be multiplied by `unit`."""
         backend = backends.backend_for(activations.device)
         if self._carried is None or self._carried[0] != backend or self._carried[1].device != self.limbs.device:

@@ -37,7 +37,7 @@ def power_of_two(largest: Tensor, shift: int) -> tuple[Tensor, Tensor]:
 
 def largest_magnitude(x: Tensor, dims: int | tuple[int, ...] = -1) -> Tensor:
     """max |x| along axes that stay, with length 1."""
-    return x.abs().amax(dims, keepdim=True)
+    return torch.linalg.vector_norm(x, torch.inf, dims, keepdim=True)  # type: ignore[no-any-return]
 
 
 def to_integers(x: Tensor, dims: int | tuple[int, ...] = -1) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ _POINT = 52  # bits behind the binary point of table values
 
 def _float(value: Decimal) -> float:
     """The nearest multiple of 2**-52."""
-    return int((value * 2**_POINT).to_integral_value()) / 2**_POINT
+    return float(int((value * 2**_POINT).to_integral_value()) / 2**_POINT)
 
 
 @lru_cache(maxsize=1)
