@@ -7,7 +7,6 @@ import sys
 import torch
 
 from obverse import load
-from obverse.distributions import Categorical, to_grid
 from obverse.images import read_image
 from obverse.interfaces import Block, Prior
 from obverse_registry import Component, hookimpl, registry
@@ -21,8 +20,8 @@ class CountingPrior(Prior):
         for name, size in self.alphabets.items():
             counts = torch.full((layout.batch, 1, size), 0.05, dtype=torch.float64)
             for row in torch.arange(layout.height * layout.width).split(layout.width):
-                logits = to_grid(counts.log()).expand(-1, len(row), -1)
-                tokens = yield Block(name, Categorical(logits), row)
+                logits = counts.log().expand(-1, len(row), -1)
+                tokens = yield Block(name, self.categorical(logits), row)
                 counts.scatter_add_(2, tokens[:, None].cpu(), torch.ones(layout.batch, 1, len(row)).double())
 
 

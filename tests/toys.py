@@ -16,7 +16,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from obverse.config import PARTS, CodecConfig
+from obverse.distributions import Categorical
+from obverse.interfaces import Block, Blocks, Condition, Layout
 from obverse.pipeline import build
+from obverse.priors import UniformPrior
 from obverse.weights import write_tensors
 from obverse_pocket.density import LogisticMixture
 from obverse_registry import Component, hookimpl, registry
@@ -95,6 +98,19 @@ def _write(folder: Path, body: dict[str, Any], seed: int) -> Path:
     path = folder / f"{body['name']}.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(body | {"weights": weights.name})), encoding="utf-8")
     return path
+
+
+class LyingPrior(UniformPrior):
+    """Other probabilities each time it is asked, for an alphabet of 16."""
+
+    asked = 0
+
+    def blocks(self, layout: Layout, condition: Condition) -> Blocks:
+        self.asked += 1
+        generator = torch.Generator().manual_seed(self.asked)
+        count = layout.height * layout.width
+        logits = torch.randint(-30, 30, (layout.batch, count, 16), generator=generator).int()
+        yield Block("tokens", Categorical(logits), torch.arange(count))
 
 
 class Installed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -21,12 +21,13 @@ from obverse.errors import (
     ConfigError,
     CorruptError,
     DivergedError,
-    UnknownCodecError,
-    WrongWeightsError,
+    UnsupportedInputError,
+    WrongNumericsError,
 )
-from obverse.identity import find_config
+from obverse.identity import check_origin, find_config
 from obverse.interfaces import Block, Blocks, Coded, Condition, EntropyCoder, Layout, SymbolEncoder
 from obverse.loop import Decoding, Encoding, Known, Quantized, Sampling, Source, run
+from obverse.numerics import NATIVE, NUMBERS, UnsupportedModeError, environment, prepare
 from obverse.pipeline import Pipeline, build, create
 from obverse.pixels import as_pixels, psnr
 from obverse.weights import load_weights
@@ -79,16 +80,18 @@ class Codec:
     Attributes:
         name: name of the codec.
         qualities: number of operating points; `quality` arguments run from 1 (smallest file) to this.
+        numerics: mode in which the prior computes: `exact`, `guarded64` or `native`.
     """
 
-    def __init__(self, config: CodecConfig, pipeline: Pipeline, device: str = "cpu") -> None:
-        self.config, self.pipeline, self.device = config, pipeline, torch.device(device)
+    def __init__(
+        self, config: CodecConfig, pipeline: Pipeline, device: str = "cpu", numerics: str | None = None
+    ) -> None:
+        self.config, self.device = config, torch.device(device)
+        self.pipeline = replace(pipeline, prior=prepare(pipeline.prior, numerics))
         self.name, self.qualities = config.name, pipeline.encoder.qualities
-        for part in pipeline.modules.values():
+        self.numerics = self.pipeline.prior.numerics
+        for part in self.pipeline.modules.values():
             part.requires_grad_(False).eval().to(self.device)
-        prior = pipeline.modules.get("prior")
-        if prior is not None:
-            prior.to(pipeline.prior.dtype)
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -97,14 +100,29 @@ class Codec:
 
     @overload
     def compress(
-        self, image: Sequence[Any], *, quality: int | None = None, chunks: Mapping[str, bytes] | None = None
+        self,
+        image: Sequence[Any],
+        *,
+        quality: int | None = None,
+        chunks: Mapping[str, bytes] | None = None,
+        verify: bool = False,
     ) -> list[bytes]: ...
     @overload
     def compress(
-        self, image: Any, *, quality: int | None = None, chunks: Mapping[str, bytes] | None = None
+        self,
+        image: Any,
+        *,
+        quality: int | None = None,
+        chunks: Mapping[str, bytes] | None = None,
+        verify: bool = False,
     ) -> bytes: ...
     def compress(
-        self, image: Any, *, quality: int | None = None, chunks: Mapping[str, bytes] | None = None
+        self,
+        image: Any,
+        *,
+        quality: int | None = None,
+        chunks: Mapping[str, bytes] | None = None,
+        verify: bool = False,
     ) -> bytes | list[bytes]:
         """Write an image, or a list of them, as `.obv` streams.
 
@@ -112,13 +130,16 @@ class Codec:
             image: one image, or a list; images of one size are coded as a batch.
             quality: operating point, 1 to `qualities`; the middle one by default.
             chunks: metadata to carry, by name (`name`, `icc`, `exif`).
+            verify: decode the symbols of every stream and compare them before it is returned. In numerics mode native
+                this is always done.
 
         Raises:
             UnsupportedInputError: an image is of a kind or size that cannot be coded.
             ConfigError: the quality does not exist, or the coder only measures.
+            DivergedError: a stream does not decode to what was encoded; nothing is returned.
         """
         if not isinstance(image, list | tuple):
-            streams: list[bytes] = self.compress([image], quality=quality, chunks=chunks)
+            streams: list[bytes] = self.compress([image], quality=quality, chunks=chunks, verify=verify)
             return streams[0]
         coder = self.pipeline.coder
         if not coder.real or coder.code is None:
@@ -127,14 +148,16 @@ class Codec:
             )
         if coder.code not in container.CODERS:
             raise ConfigError(f"coder number {coder.code} has no place in the stream (known: {container.CODERS})")
+        native = self.numerics == NATIVE
         condition = self.condition(quality)
+        chunks = self._chunks(chunks or {})
         pixels = [as_pixels(item) for item in image]
         streams = []
-        for batch in _batches(pixels):
+        for batch in _batches(pixels, 0 if native else BATCH_PIXELS):
             height, width = batch[0].shape[:2]
             container.check_size(width, height)
             encoders = [coder.encoder() for _ in batch]
-            _, checks = self._encode(batch, condition, encoders)
+            coded, checks = self._encode(batch, condition, encoders)
             header = Header(
                 width,
                 height,
@@ -142,11 +165,14 @@ class Codec:
                 self.fingerprint,
                 condition.quality,
                 coder.code,
-                0,
-                chunks or {},
+                NUMBERS[self.numerics],
+                chunks=chunks,
             )
-            for encoder, check in zip(encoders, checks, strict=True):
-                streams.append(container.pack(header, encoder.finish(), header.symbol_check(check)))
+            for index, (encoder, check) in enumerate(zip(encoders, checks, strict=True)):
+                data = container.pack(header, encoder.finish(), header.symbol_check(check))
+                if verify or native:
+                    self._verify(data, [part.symbols.chunk(len(batch))[index] for part in coded])
+                streams.append(data)
         return streams
 
     def decompress(self, data: bytes) -> Image.Image:
@@ -162,7 +188,8 @@ class Codec:
         from PIL import Image
 
         header = stream.header
-        self._check_origin(header)
+        check_origin(self.config, header)
+        self._check_numerics(header)
         coded, layout = self._decode(stream)
         condition = Condition(header.quality)
         images = self._pictures(coded, layout, condition, header.height, header.width)
@@ -212,7 +239,7 @@ class Codec:
         """Ideal size of an image: no bytes are written, the file is a few bytes larger."""
         pixels = as_pixels(image)
         container.check_size(pixels.shape[1], pixels.shape[0])
-        blocks, known = self._known([pixels], self.condition(quality))
+        blocks, known = self._known([pixels], self.condition(quality), parallel=True)
         ledger = _Ledger(known)
         run(blocks, ledger)
         by_array = {name: encoder.bits for name, encoder in ledger.encoders.items()}
@@ -248,21 +275,26 @@ class Codec:
         """Pictures [height, width, 3] uint8 from symbols."""
         return self.canvas.synthesise(self.pipeline.quantizer.dequantize(coded, layout), condition, height, width)
 
-    def _known(self, pictures: Sequence[np.ndarray], condition: Condition) -> tuple[Blocks, Source]:
-        """The prior's blocks for pictures, in one parallel pass where their symbols are known, and the symbols."""
+    def _known(self, pictures: Sequence[np.ndarray], condition: Condition, *, parallel: bool) -> tuple[Blocks, Source]:
+        """The prior's blocks for pictures, and their symbols.
+
+        Args:
+            parallel: run the prior in one pass where all symbols are known; otherwise as a decoder does, step by step.
+        """
         latents = self.canvas.analyse(pictures, condition)
         layout = self.canvas.layout(len(pictures), *pictures[0].shape[:2])
         quantizer, prior = self.pipeline.quantizer, self.pipeline.grid_prior
         if quantizer.context_free:
             symbols = quantizer.symbols(latents)
-            return prior.teacher_forced(symbols, layout, condition), Known(symbols)
+            blocks = prior.teacher_forced(symbols, layout, condition) if parallel else prior.blocks(layout, condition)
+            return blocks, Known(symbols)
         return prior.blocks(layout, condition), Quantized(quantizer, latents)
 
     @torch.inference_mode()
     def _encode(
         self, pictures: Sequence[np.ndarray], condition: Condition, encoders: Sequence[SymbolEncoder]
     ) -> tuple[list[Coded], list[int]]:
-        blocks, known = self._known(pictures, condition)
+        blocks, known = self._known(pictures, condition, parallel=self.numerics != NATIVE)
         encoding = Encoding(known, encoders)
         return run(blocks, encoding), encoding.checks
 
@@ -275,8 +307,6 @@ class Codec:
 
     def _decode(self, stream: Stream) -> tuple[list[Coded], Layout]:
         header = stream.header
-        if header.numerics not in container.NUMERICS:
-            raise CorruptError(f"the stream names numerics mode {header.numerics}, which does not exist")
         if header.quality >= self.qualities:
             raise CorruptError(f"the stream names quality {header.quality + 1} of {self.qualities}")
         decoding = Decoding([coder_by_code(header.coder).decoder(stream.payload)])
@@ -288,19 +318,42 @@ class Codec:
             raise _diverged()
         return coded, layout
 
-    def _check_origin(self, header: Header) -> None:
-        if header.tag == self.config.tag() and header.fingerprint == self.fingerprint:
-            return
-        wrote = header.chunks.get("name", b"").decode(errors="replace")
-        if header.tag == self.config.tag():
-            raise WrongWeightsError(
-                f"the stream was written by codec {self.name!r} with another configuration or other weights "
-                f"(fingerprint {header.fingerprint.hex()}, here {self.fingerprint.hex()}); "
-                "give the same --config, parts and --weights as for compressing"
+    def _verify(self, data: bytes, sent: Sequence[Tensor]) -> None:
+        """Refuse a stream that does not decode to the symbols that were sent, block by block."""
+        try:
+            decoded, _ = self._decode(container.unpack(data))
+            received = [part.symbols for part in decoded]
+            same = len(received) == len(sent) and all(
+                torch.equal(ours.cpu(), theirs.cpu()) for ours, theirs in zip(sent, received, strict=True)
             )
-        raise UnknownCodecError(
-            f"the stream was written by another codec{f', {wrote!r}' if wrote else ''}, not {self.name!r}"
-        )
+        except DivergedError:
+            same = False
+        if not same:
+            raise DivergedError(
+                "the stream does not decode to what was encoded: the prior's numbers changed between two runs on this "
+                f"machine, in numerics mode {self.numerics!r}; no stream is returned"
+            )
+
+    def _chunks(self, given: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Metadata of the streams: what the caller gives, and the environment of native ones."""
+        if "environment" in given:
+            raise UnsupportedInputError("native streams tell their environment themselves; leave it out of the chunks")
+        return {**given, "environment": environment(self.device).encode()} if self.numerics == NATIVE else given
+
+    def _check_numerics(self, header: Header) -> None:
+        mode = header.mode()
+        if mode != self.numerics:
+            raise WrongNumericsError(
+                f"the stream was written in numerics mode {mode!r}, codec {self.name!r} is loaded in "
+                f"{self.numerics!r}; load it with numerics={mode!r}"
+            )
+        if mode == NATIVE:
+            wrote, here = header.chunks["environment"].decode(errors="replace"), environment(self.device)
+            if wrote != here:
+                raise WrongNumericsError(
+                    f"the stream is native to another environment, {wrote!r}; this is {here!r}: decode it there, or "
+                    "compress the picture again in another numerics mode"
+                )
 
 
 def _diverged() -> DivergedError:
@@ -330,6 +383,7 @@ def load(
     overrides: Sequence[str] = (),
     weights: Sequence[str | Path] = (),
     device: str = "cpu",
+    numerics: str | None = None,
 ) -> Codec:
     """A codec by name or configuration file, ready to code.
 
@@ -339,21 +393,36 @@ def load(
         overrides: dotted changes of the configuration, as `prior.layers=4`.
         weights: files that replace the configuration's own.
         device: a torch device with float64, as `cpu` or `cuda:0`.
+        numerics: mode in which the prior computes: `exact`, `guarded64` or `native`; `exact` by default where the prior
+            has an exact form, `guarded64` otherwise.
 
     Raises:
         UnknownNameError, ConfigError, WeightsError: what was asked for does not exist or does not fit.
     """
-    return from_config(load_config(source, parts=parts, overrides=overrides, weights=weights), device)
+    return from_config(load_config(source, parts=parts, overrides=overrides, weights=weights), device, numerics)
 
 
-def from_config(config: CodecConfig, device: str = "cpu") -> Codec:
-    """A codec from a resolved configuration, ready to code."""
+def from_config(config: CodecConfig, device: str = "cpu", numerics: str | None = None) -> Codec:
+    """A codec from a resolved configuration, ready to code. Arguments as for `load`."""
     pipeline = build(config)
     load_weights(config.weights, pipeline.modules)
     try:
-        return Codec(config, pipeline, device)
+        return Codec(config, pipeline, device, numerics)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device {device!r} cannot run codec {config.name!r}: {error}") from error
+
+
+def from_header(header: Header, config: CodecConfig, device: str = "cpu") -> Codec:
+    """The codec of a configuration, ready to decode a stream: in the stream's numerics mode.
+
+    Raises:
+        StreamError: one of its subclasses says why this codec cannot decode the stream.
+    """
+    check_origin(config, header)
+    try:
+        return from_config(config, device, header.mode())
+    except UnsupportedModeError as error:
+        raise CorruptError(f"the stream names a numerics mode that its codec does not have: {error}") from error
 
 
 def decompress(data: bytes, *, device: str = "cpu") -> Image.Image:
@@ -363,7 +432,7 @@ def decompress(data: bytes, *, device: str = "cpu") -> Image.Image:
         StreamError: one of its subclasses says why the stream cannot be decoded.
     """
     stream = container.unpack(data)
-    return from_config(find_config(stream.header), device).decode_stream(stream)
+    return from_header(stream.header, find_config(stream.header), device).decode_stream(stream)
 
 
 def coder_by_code(code: int) -> EntropyCoder:
@@ -375,16 +444,16 @@ def coder_by_code(code: int) -> EntropyCoder:
     return coder
 
 
-def _batches(pixels: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    """Consecutive images of one size, up to `BATCH_PIXELS` together."""
+def _batches(pixels: Sequence[np.ndarray], limit: int) -> list[list[np.ndarray]]:
+    """Consecutive images of one size, up to `limit` pixels together; a larger one stands alone."""
     batches: list[list[np.ndarray]] = []
     for image in pixels:
         area = image.shape[0] * image.shape[1]
-        if batches and batches[-1][0].shape == image.shape and area * (len(batches[-1]) + 1) <= BATCH_PIXELS:
+        if batches and batches[-1][0].shape == image.shape and area * (len(batches[-1]) + 1) <= limit:
             batches[-1].append(image)
         else:
             batches.append([image])
     return batches
 
 
-__all__ = ["Codec", "Rate", "Reconstruction", "decompress", "from_config", "load"]
+__all__ = ["Codec", "Rate", "Reconstruction", "decompress", "from_config", "from_header", "load"]

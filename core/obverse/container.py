@@ -1,4 +1,4 @@
-"""The `.obv` stream, format version 0. docs/bitstream.md describes every byte.
+"""The `.obv` stream, format version 1. docs/bitstream.md describes every byte.
 
 Reading needs no network: `unpack` checks all that can be checked about bytes alone.
 """
@@ -17,24 +17,25 @@ from obverse.errors import (
     TruncatedError,
     UnsupportedInputError,
 )
+from obverse.numerics import NATIVE, NUMBERS, SPECIFICATION
 
 MAGIC = b"\x0bV"
-VERSION = 0
+VERSION = 1
 MAX_PIXELS = 2**26
 """Largest picture that is written or read: 67 megapixels keep the memory bounded."""
 MAX_METADATA = 2**24
 
 _MAX_LENGTH = 2**32
 
-CHUNKS = {1: "name", 2: "icc", 3: "exif"}
-"""Metadata chunks by number: name of the codec (UTF-8), ICC profile, EXIF block."""
+CHUNKS = {1: "name", 2: "icc", 3: "exif", 4: "environment"}
+"""Metadata chunks by number: name of the codec (UTF-8), ICC profile, EXIF block, what wrote a native stream (UTF-8)."""
 _CHUNK_NAMES = [CHUNKS.get(number, f"chunk-{number}") for number in range(256)]
 _CHUNK_NUMBERS = {name: number for number, name in enumerate(_CHUNK_NAMES)}
 
 CODERS = {0: "range", 1: "raw"}
 """Entropy coders by number."""
 
-NUMERICS = {0: "float64"}
+NUMERICS = {number: mode for mode, number in NUMBERS.items()}
 """Numerics modes by number: how the prior's integers were computed."""
 
 _HAS_CHUNKS = 1
@@ -51,6 +52,7 @@ class Header:
         quality: operating point, 0 to 15.
         coder: number of the entropy coder, 0 to 3.
         numerics: number of the numerics mode, 0 to 3.
+        specification: version of the mode's rules, 1 to 7.
         chunks: metadata by name (`CHUNKS`); chunks of unknown number are kept under `chunk-N`.
     """
 
@@ -61,19 +63,41 @@ class Header:
     quality: int = 0
     coder: int = 0
     numerics: int = 0
+    specification: int = SPECIFICATION
     chunks: Mapping[str, bytes] = field(default_factory=dict)
 
     def fixed(self) -> bytes:
-        """Identity, settings and size, as they stand in the stream."""
+        """Versions, identity, settings and size, as they stand in a stream without metadata."""
+        versions = VERSION << 4 | self.specification << 1
         settings = self.quality << 4 | self.coder << 2 | self.numerics
-        return self.tag + self.fingerprint + bytes([settings]) + _varint(self.width) + _varint(self.height)
+        identity = self.tag + self.fingerprint
+        return bytes([versions]) + identity + bytes([settings]) + _varint(self.width) + _varint(self.height)
 
     def symbol_check(self, symbols: int) -> int:
         """What a stream says of its symbols: 16 bits of their CRC-32, continued over `fixed`.
 
-        So symbols that decode under another codec, quality or size than they were written for are noticed too.
+        So symbols that decode under another codec, quality, size or rule than they were written for are noticed too.
         """
         return zlib.crc32(self.fixed(), symbols) & 0xFFFF
+
+    def mode(self) -> str:
+        """Name of the numerics mode, which this program has in the stream's specification.
+
+        Raises:
+            CorruptError: the mode does not exist, or a native stream does not tell its environment.
+            NewerVersionError: it was written by later rules of the mode.
+        """
+        if self.numerics not in NUMERICS:
+            raise CorruptError(f"the stream names numerics mode {self.numerics}, which does not exist")
+        mode = NUMERICS[self.numerics]
+        if self.specification > SPECIFICATION:
+            raise NewerVersionError(
+                f"the stream has version {self.specification} of numerics mode {mode!r}, this program reads up to "
+                f"{SPECIFICATION}; install a newer Obverse"
+            )
+        if ("environment" in self.chunks) != (mode == NATIVE):
+            raise CorruptError("streams of numerics mode 'native', and no others, tell the environment that wrote them")
+        return mode
 
 
 @dataclass(frozen=True)
@@ -118,11 +142,9 @@ def pack(header: Header, payload: bytes, symbol_check: int) -> bytes:
         symbol_check: from `Header.symbol_check`.
     """
     check_size(header.width, header.height)
-    flags = _HAS_CHUNKS if header.chunks else 0
-    out = bytearray(MAGIC)
-    out.append(VERSION << 4 | flags)
-    out += header.fixed()
+    out = bytearray(MAGIC + header.fixed())
     if header.chunks:
+        out[len(MAGIC)] |= _HAS_CHUNKS
         out += _pack_chunks(header.chunks)
     out += _varint(len(payload)) + payload
     out += symbol_check.to_bytes(2, "big")
@@ -133,7 +155,7 @@ def unpack(data: bytes) -> Stream:
     """Parse a stream and check its bytes.
 
     Raises:
-        NotObverseError: it does not begin like a stream.
+        NotObverseError: it does not begin like a stream, or is of version 0.
         NewerVersionError: it was written by a later version of the format.
         TruncatedError: it ends before its length says.
         CorruptError: its checksum is wrong, or a field has a value that no encoder writes.
@@ -144,12 +166,18 @@ def unpack(data: bytes) -> Stream:
         raise NotObverseError(f"this is not an Obverse stream: it begins with {data[:4].hex(' ')}")
     reader = _Reader(data, 2)
     version, flags = divmod(reader.byte(), 16)
+    specification = flags >> 1
     if version > VERSION:
         raise NewerVersionError(
             f"the stream has format version {version}, this program reads up to {VERSION}; install a newer Obverse"
         )
-    if flags & ~_HAS_CHUNKS:
-        raise CorruptError(f"unknown flags {flags:#x} in a version {version} stream")
+    if version == 0:
+        raise NotObverseError(
+            "the stream has format version 0, which was for development and is not read any more; "
+            "compress the picture again"
+        )
+    if specification == 0:
+        raise CorruptError("the stream names version 0 of its numerics mode, which does not exist")
     tag, fingerprint = reader.take(2), reader.take(3)
     settings = reader.byte()
     width, height = reader.varint(), reader.varint()
@@ -165,7 +193,8 @@ def unpack(data: bytes) -> Stream:
         raise CorruptError(
             f"the header promises {width}x{height} pixels, which no encoder writes (limit: {MAX_PIXELS} pixels)"
         )
-    header = Header(width, height, tag, fingerprint, settings >> 4, settings >> 2 & 3, settings & 3, chunks)
+    quality, coder, numerics = settings >> 4, settings >> 2 & 3, settings & 3
+    header = Header(width, height, tag, fingerprint, quality, coder, numerics, specification, chunks)
     return Stream(header, payload, symbol_check, len(data))
 
 

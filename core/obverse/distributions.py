@@ -1,8 +1,8 @@
 """Distributions of symbols, handed to the coder as integer frequencies.
 
 Nothing that decides a code word is floating point: a categorical starts from integer logits on a grid, a Gaussian
-from an index into a table of scales, a factorized density from stored tables. What a prior computes to get there is
-its own responsibility (`Prior.exact`).
+from an index into a table of scales, a factorized density from stored tables. How a prior's numbers become these
+integers is the matter of `obverse.numerics`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def exponential_table() -> Tensor:
 
 def to_grid(logits: Tensor) -> Tensor:
     """Floating-point logits in nats to the integer grid, int32."""
-    return (logits * LOGIT_STEPS).round().clamp(-(2**30), 2**30).int()
+    return (logits.double() * LOGIT_STEPS).round().clamp(-(2**30), 2**30).int()
 
 
 class Distribution(ABC):

@@ -44,7 +44,7 @@ class NotObverseError(StreamError):
 
 
 class NewerVersionError(StreamError):
-    """The stream was written by a newer format version than this one reads."""
+    """The stream was written by a newer version of the format, or of its numerics mode, than this one reads."""
 
 
 class UnknownCodecError(StreamError):
@@ -53,6 +53,10 @@ class UnknownCodecError(StreamError):
 
 class WrongWeightsError(StreamError):
     """The codec is installed, but its configuration or weights differ from those that wrote the stream."""
+
+
+class WrongNumericsError(StreamError):
+    """The stream's numbers are computed in another way: another numerics mode, or another environment if native."""
 
 
 class TruncatedError(StreamError):

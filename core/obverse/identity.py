@@ -1,4 +1,4 @@
-"""Which installed codec wrote a stream: found by name and fingerprint, without loading a network."""
+"""Which codec wrote a stream: found and compared by name and fingerprint, without loading a network."""
 
 from __future__ import annotations
 
@@ -32,13 +32,40 @@ def find_config(header: Header) -> CodecConfig:
     if unreadable is not None:
         raise unreadable
     if named:
-        raise WrongWeightsError(
-            f"the stream was written by codec {named[0].name!r} with another configuration or other weights "
-            f"(fingerprint {header.fingerprint.hex()}); give the same --config, parts and --weights as for compressing"
-        )
-    wrote = header.chunks.get("name", b"").decode(errors="replace")
+        raise _other_weights(named[0], header)
+    wrote = _name(header)
     failed = [plugin.name for plugin in registry().failures()]
     raise UnknownCodecError(
         f"no installed codec wrote this stream{f' (it says {wrote!r})' if wrote else f' (tag {header.tag.hex()})'}; "
         f"install the plugin that has it{f', or mend the plugins that failed to load: {failed}' if failed else ''}"
     )
+
+
+def check_origin(config: CodecConfig, header: Header) -> None:
+    """Refuse a stream that another codec wrote.
+
+    Raises:
+        UnknownCodecError: one of another name.
+        WrongWeightsError: one of this name, with another configuration or other weights.
+        WeightsError: the weights of this one are not installed.
+    """
+    if header.tag != config.tag():
+        wrote = _name(header)
+        raise UnknownCodecError(
+            f"the stream was written by another codec{f', {wrote!r}' if wrote else ''}, not {config.name!r}"
+        )
+    if header.fingerprint != config.fingerprint():
+        raise _other_weights(config, header)
+
+
+def _other_weights(config: CodecConfig, header: Header) -> WrongWeightsError:
+    return WrongWeightsError(
+        f"the stream was written by codec {config.name!r} with another configuration or other weights "
+        f"(fingerprint {header.fingerprint.hex()}, here {config.fingerprint().hex()}); "
+        "give the same --config, parts and --weights as for compressing"
+    )
+
+
+def _name(header: Header) -> str:
+    """The codec's name that a stream tells, or nothing."""
+    return header.chunks.get("name", b"").decode(errors="replace")

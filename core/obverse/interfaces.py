@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from obverse.distributions import Categorical, Distribution, IntegerGaussian, to_grid
+from obverse.guarded import GuardedCategorical, GuardedGaussian
+from obverse.numerics import GUARDED64, NATIVE
+
 if TYPE_CHECKING:
     import numpy as np
-
-    from obverse.distributions import Distribution
 
 Latents = Mapping[str, Tensor]
 """Continuous or integer arrays by name, each with the batch as its first axis."""
@@ -157,20 +159,22 @@ class Prior(ABC):
     """Probabilities of the symbols, block by block.
 
     Attributes:
-        exact: True when distributions are bit-identical on every device, batch size and thread count, and
-            `teacher_forced` equals `blocks`.
+        exact: True when it has an exact form: everything between symbols and frequencies is made of layers that
+            `obverse.exact.convert` knows, or is integer arithmetic. Then its distributions are bit-identical on every
+            device, batch size and thread count.
         alphabets: number of symbols by array name, compared with the quantizer's; None for unbounded
             integers. An empty mapping accepts any.
         stride: pixels per cell of the latent grid it was made for, or None when it does not matter.
         qualities: operating points it has tables for, or None when it does not matter.
         window: side in cells of the largest grid it models at once, or None for any. Larger grids are covered by
             windows (`obverse.windows`), for which its blocks must have positions.
-        dtype: what its weights and arithmetic are in; with float64, rounding to integers hides the differences
-            between machines.
+        dtype: what its weights and arithmetic are in as it was published; numerics mode `native` uses it.
+        numerics: how its numbers are computed now, one of `obverse.numerics.MODES`; set by `obverse.numerics.prepare`.
     """
 
     exact: ClassVar[bool] = False
-    dtype: ClassVar[torch.dtype] = torch.float64
+    dtype: ClassVar[torch.dtype] = torch.float32
+    numerics: str = GUARDED64
     window: int | None = None
     alphabets: Mapping[str, int | None]
     stride: int | None = None
@@ -189,6 +193,29 @@ class Prior(ABC):
         The default runs `blocks` step by step.
         """
         return self.blocks(layout, condition)
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """What symbols become before they enter a network: the official dtype in mode native, else float64."""
+        return self.dtype if self.numerics == NATIVE else torch.float64
+
+    def categorical(self, logits: Tensor) -> Distribution:
+        """The distribution of a block of tokens, as the numerics mode has it.
+
+        Args:
+            logits: [B, n, V] in nats; float64 in mode guarded64, where they are rounded when they are coded.
+        """
+        return GuardedCategorical(logits) if self.numerics == GUARDED64 else Categorical(to_grid(logits))
+
+    def gaussian(self, scale: Tensor) -> Distribution:
+        """The distribution of a block of round(y - mean), as the numerics mode has it.
+
+        Args:
+            scale: standard deviations [B, ...], positive; float64 in mode guarded64, as for `categorical`.
+        """
+        if self.numerics == GUARDED64:
+            return GuardedGaussian(scale)
+        return IntegerGaussian(IntegerGaussian.index(scale))
 
 
 class EntropyCoder(ABC):

@@ -57,7 +57,8 @@ class Quantized:
         self.quantizer, self.latents = quantizer, latents
 
     def __call__(self, block: Block) -> Tensor:
-        return self.quantizer.quantize(self.latents, block)
+        # A decoder's symbols are contiguous; kernels may give other last bits for other memory formats.
+        return self.quantizer.quantize(self.latents, block).contiguous()
 
 
 class _Streams:

@@ -64,8 +64,8 @@ def groups(height: int, width: int, window: int, group: int = GROUP) -> Iterator
 class Windowed(Prior):
     """A prior over grids of any size, made of one that models at most `prior.window` cells a side.
 
-    The inner prior must yield blocks with positions. Cells of a window that are already coded are fed to it, and
-    not coded again.
+    The inner prior must yield blocks with positions and without context, which could not be told apart by window. Cells
+    of a window that are already coded are fed to it, and not coded again.
     """
 
     def __init__(self, prior: Prior) -> None:
@@ -73,7 +73,7 @@ class Windowed(Prior):
             raise ValueError("only a prior with a window can be slid over a grid")
         self.prior = prior
         self.side = prior.window
-        self.exact, self.dtype = prior.exact, prior.dtype  # type: ignore[misc]
+        self.exact, self.numerics = prior.exact, prior.numerics  # type: ignore[misc]
         self.alphabets, self.stride, self.qualities = prior.alphabets, prior.stride, prior.qualities
 
     def blocks(self, layout: Layout, condition: Condition) -> Blocks:
@@ -103,7 +103,11 @@ class Windowed(Prior):
         self, block: Block, group: Group, layout: Layout, grid: dict[str, Tensor]
     ) -> Generator[Block, Tensor, Tensor]:
         """Yield the unknown part of an inner block; return all of its symbols, [B * n, k]."""
-        assert block.positions is not None
+        if block.positions is None or block.context:
+            raise TypeError(
+                f"{type(self.prior).__name__} has a window: its blocks need positions and can have no context, "
+                f"block {block.name!r} has {'context' if block.context else 'no positions'}"
+            )
         inside = block.positions.to(group.positions.device)
         places = group.positions[:, inside]  # [n, k]
         if block.name not in grid:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from obverse.distributions import FactorizedTable, IntegerGaussian
+from obverse.distributions import FactorizedTable
 from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
 from obverse_pocket.autoencoders import HyperSynthesis
 from obverse_pocket.density import RADIUS
@@ -23,6 +24,7 @@ class MeanScaleHyperprior(Prior, nn.Module):
         qualities: Q operating points, each with its own tables of z.
     """
 
+    exact: ClassVar[bool] = True
     tables: Tensor
 
     def __init__(self, *, latent_channels: int, hyper_channels: int, hyper_width: int, qualities: int) -> None:
@@ -40,5 +42,5 @@ class MeanScaleHyperprior(Prior, nn.Module):
         channel = torch.arange(self.hyper_channels, device=device)[:, None, None].expand(shape)
         tables = self.tables[condition.quality].long().cpu().numpy()
         z = yield Block("z", FactorizedTable(channel, tables, -RADIUS))
-        mean, scale = self.hyper_synthesis(z.to(device, self.dtype))
-        yield Block("y", IntegerGaussian(IntegerGaussian.index(scale)), context={"mean": mean})
+        mean, scale = self.hyper_synthesis(z.to(device, self.arithmetic))
+        yield Block("y", self.gaussian(scale), context={"mean": mean})

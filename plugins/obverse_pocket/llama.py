@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from obverse.distributions import Categorical, to_grid
 from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
 from obverse.nn.llama import Llama, rotary_2d
+
+LOGITS = 2**22
+"""Logits that a parallel pass holds at once."""
 
 
 class LlamaPrior(Prior, nn.Module):
@@ -25,6 +28,8 @@ class LlamaPrior(Prior, nn.Module):
         window: side of the largest grid that it models at once, in tokens.
     """
 
+    exact: ClassVar[bool] = True
+
     def __init__(self, *, vocabulary: int, dim: int, layers: int, heads: int, window: int) -> None:
         super().__init__()
         self.window = window
@@ -39,26 +44,30 @@ class LlamaPrior(Prior, nn.Module):
         rotary = self._rotary(layout.height, layout.width)
         length = layout.height * layout.width
         caches = self.model.caches(layout.batch, length)
-        x = self.model.cls_embedding.weight[0].expand(layout.batch, 1, -1)
+        x = self._start(layout.batch)
         for t in range(length):
-            hidden = self.model.hidden_states(x, rotary[t : t + 1], caches)
-            tokens = yield self._block(hidden, t)
+            logits = self.model.output(self.model.hidden_states(x, rotary[t : t + 1], caches))
+            tokens = yield self._block(logits, t)
             x = self.model.tok_embeddings(tokens)
 
     def teacher_forced(self, symbols: Mapping[str, Tensor], layout: Layout, condition: Condition) -> Blocks:
         hidden = self._hidden(symbols["tokens"], layout.height, layout.width)
-        # Logits of one position at a time: [B, T, V] of every window would be the largest array of all.
-        for t in range(layout.height * layout.width):
-            yield self._block(hidden[:, t : t + 1], t)
+        # Logits of all positions together would be the largest array of all.
+        step = max(1, LOGITS // (layout.batch * self.model.vocabulary))
+        for first in range(0, hidden.shape[1], step):
+            logits = self.model.output(hidden[:, first : first + step])
+            for t in range(logits.shape[1]):
+                yield self._block(logits[:, t : t + 1], first + t)
 
-    def _block(self, hidden: Tensor, t: int) -> Block:
-        logits = to_grid(self.model.output(hidden))  # [B, 1, V]
-        return Block("tokens", Categorical(logits), torch.tensor([t], device=hidden.device))
+    def _block(self, logits: Tensor, t: int) -> Block:
+        return Block("tokens", self.categorical(logits), torch.tensor([t], device=logits.device))
 
     def _hidden(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        start = self.model.cls_embedding.weight[0].expand(len(tokens), 1, -1)
-        inputs = torch.cat([start, self.model.tok_embeddings(tokens[:, :-1])], dim=1)
+        inputs = torch.cat([self._start(len(tokens)), self.model.tok_embeddings(tokens[:, :-1])], dim=1)
         return self.model.hidden_states(inputs, self._rotary(rows, columns))
+
+    def _start(self, batch: int) -> Tensor:
+        return self.model.cls_embedding(torch.zeros(batch, 1, dtype=torch.int64, device=self.model.norm.weight.device))  # type: ignore[no-any-return]
 
     def _rotary(self, rows: int, columns: int) -> Tensor:
         """Angles of the inputs: the start embedding stands outside of the grid, token t at its own cell."""

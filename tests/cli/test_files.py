@@ -70,8 +70,10 @@ def test_json_is_alone_on_stdout(obverse, photo) -> None:
         "width": 50,
         "height": 40,
         "codec": "toy",
+        "numerics": "exact",
         "bytes": size,
         "bpp": 8 * size / 2000,
+        "verified": False,
     }
     assert [(f["input"], f["code"]) for f in done.json["failed"]] == [("gone.png", 1)]
     assert done.json["skipped"] == []

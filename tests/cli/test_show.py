@@ -19,7 +19,7 @@ def test_info_prints_every_field(obverse, stream) -> None:
     parsed = unpack(stream.read_bytes())
     assert shown == {
         "file": "stream.obv",
-        "version": "0",
+        "version": "1",
         "codec": "toy",
         "installed": "yes",
         "fingerprint": parsed.header.fingerprint.hex(),
@@ -27,7 +27,8 @@ def test_info_prints_every_field(obverse, stream) -> None:
         "height": "40",
         "quality": "1",
         "coder": "range",
-        "numerics": "float64",
+        "numerics": "exact",
+        "specification": "1",
         "bytes": "22",
         "payload bytes": "6",
         "header bytes": "16",

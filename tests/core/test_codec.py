@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from miniatures import NextTokenPrior, NextTokenQuantizer
 from PIL import Image
-from toys import installed, toy_config, toy_hyper_config
+from toys import LyingPrior, installed, toy_config, toy_hyper_config
 
 import obverse
 from obverse import container
 from obverse.codec import Codec
-from obverse.distributions import Categorical
 from obverse.errors import (
     ConfigError,
     CorruptError,
@@ -28,10 +27,9 @@ from obverse.errors import (
     WeightsError,
     WrongWeightsError,
 )
-from obverse.interfaces import Block, Blocks, Condition, Encoder, Latents, Layout
+from obverse.interfaces import Condition, Encoder, Latents
 from obverse.pipeline import Pipeline
 from obverse.pixels import psnr
-from obverse.priors import UniformPrior
 from obverse.testing import check_roundtrip
 
 KINDS = ["uniform", "llama", "hyper"]
@@ -187,19 +185,6 @@ def test_threads_do_not_matter(codecs: dict[str, Codec], kind: str) -> None:
         torch.set_num_threads(before)
 
 
-class LyingPrior(UniformPrior):
-    """Other probabilities each time it is asked."""
-
-    asked = 0
-
-    def blocks(self, layout: Layout, condition: Condition) -> Blocks:
-        self.asked += 1
-        generator = torch.Generator().manual_seed(self.asked)
-        count = layout.height * layout.width
-        logits = torch.randint(-30, 30, (layout.batch, count, 16), generator=generator).int()
-        yield Block("tokens", Categorical(logits), torch.arange(count))
-
-
 class TestRefusals:
     def test_other_probabilities_are_noticed(self, paths: dict[str, Path]) -> None:
         codec = obverse.load(paths["uniform"])
@@ -223,7 +208,8 @@ class TestRefusals:
         for change, message in (
             ({"quality": 7}, "quality 8 of 2"),
             ({"coder": 3}, "entropy coder 3, which does not exist"),
-            ({"numerics": 2}, "numerics mode 2, which does not exist"),
+            ({"numerics": 3}, "numerics mode 3, which does not exist"),
+            ({"numerics": 2}, "'native', and no others, tell the environment"),
         ):
             header = container.Header(**{**vars(stream.header), **change})
             with pytest.raises(CorruptError, match=message):

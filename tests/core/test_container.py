@@ -6,6 +6,7 @@ import binascii
 import random
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ from obverse.errors import (
     UnsupportedInputError,
 )
 
-HEADER = Header(width=300, height=2, tag=b"\x01\x02", fingerprint=b"\x0a\x0b\x0c", quality=5, coder=1, numerics=0)
+HEADER = Header(width=300, height=2, tag=b"\x01\x02", fingerprint=b"\x0a\x0b\x0c", quality=5, coder=1, numerics=1)
 
 
 def sealed(body: bytes) -> bytes:
@@ -41,20 +42,20 @@ def sealed(body: bytes) -> bytes:
 
 def test_every_byte() -> None:
     data = pack(HEADER, b"payload", 0x1234)
-    body = bytes.fromhex("0b 56 00 0102 0a0b0c 54 ac02 02 07") + b"payload" + bytes.fromhex("1234")
+    body = bytes.fromhex("0b 56 12 0102 0a0b0c 55 ac02 02 07") + b"payload" + bytes.fromhex("1234")
     assert data == sealed(body)
     assert unpack(data) == Stream(HEADER, b"payload", 0x1234, len(data))
 
 
 def test_every_byte_with_chunks() -> None:
     header = replace(HEADER, chunks={"exif": b"xyz", "name": b"", "chunk-200": b"?"})
-    body = bytes.fromhex("0b 56 01 0102 0a0b0c 54 ac02 02") + b"\x0a\x03\x03xyz\x01\x00\xc8\x01?" + b"\0\0\1"
+    body = bytes.fromhex("0b 56 13 0102 0a0b0c 55 ac02 02") + b"\x0a\x03\x03xyz\x01\x00\xc8\x01?" + b"\0\0\1"
     assert pack(header, b"", 1) == sealed(body)
     assert unpack(sealed(body)).header == header
 
 
-def test_the_symbol_check_covers_identity_settings_and_size() -> None:
-    fixed = bytes.fromhex("0102 0a0b0c 54 ac02 02")
+def test_the_symbol_check_covers_versions_identity_settings_and_size() -> None:
+    fixed = bytes.fromhex("12 0102 0a0b0c 55 ac02 02")
     assert HEADER.fixed() == fixed
     assert HEADER.symbol_check(0) == zlib.crc32(fixed) & 0xFFFF
     assert HEADER.symbol_check(zlib.crc32(b"symbols")) == zlib.crc32(b"symbols" + fixed) & 0xFFFF
@@ -64,6 +65,8 @@ def test_the_symbol_check_covers_identity_settings_and_size() -> None:
         {"height": 3},
         {"quality": 4},
         {"coder": 0},
+        {"numerics": 0},
+        {"specification": 2},
         {"tag": b"xx"},
         {"fingerprint": b"xxx"},
     ):
@@ -89,11 +92,37 @@ headers = st.builds(
     quality=st.integers(0, 15),
     coder=st.integers(0, 3),
     numerics=st.integers(0, 3),
+    specification=st.integers(1, 7),
     chunks=st.dictionaries(
-        st.sampled_from(list(CHUNKS.values())) | st.sampled_from(["chunk-0", "chunk-4", "chunk-255"]),
+        st.sampled_from(list(CHUNKS.values())) | st.sampled_from(["chunk-0", "chunk-5", "chunk-255"]),
         st.binary(max_size=300),
     ),
 )
+
+
+def test_modes_by_name() -> None:
+    assert [replace(HEADER, numerics=number).mode() for number in (0, 1)] == ["guarded64", "exact"]
+    assert replace(HEADER, numerics=2, chunks={"environment": b"here"}).mode() == "native"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"numerics": 3}, CorruptError, "numerics mode 3, which does not exist"),
+        (
+            {"specification": 2},
+            NewerVersionError,
+            "version 2 of numerics mode 'exact', this program reads up to 1; install a newer Obverse",
+        ),
+        ({"numerics": 2}, CorruptError, "'native', and no others, tell the environment"),
+        ({"chunks": {"environment": b"here"}}, CorruptError, "'native', and no others, tell the environment"),
+    ],
+)
+def test_modes_that_cannot_be_read(changes: dict[str, Any], error: type[StreamError], message: str) -> None:
+    """They can be packed and unpacked, so that `info` shows what is known."""
+    header = unpack(pack(replace(HEADER, **changes), b"", 0)).header
+    with pytest.raises(error, match=message):
+        header.mode()
 
 
 @given(headers, st.binary(max_size=300), st.integers(0, 2**16 - 1))
@@ -112,7 +141,7 @@ def test_no_stream_begins_another(header: Header, payload: bytes, data: st.DataO
         unpack(whole + b"\0")
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", MAGIC, MAGIC + b"\0", MAGIC + b"\1"]), st.booleans())
+@given(st.binary(max_size=200), st.sampled_from([b"", MAGIC, MAGIC + b"\x12", MAGIC + b"\x13"]), st.booleans())
 def test_arbitrary_bytes_are_refused_or_canonical(data: bytes, start: bytes, seal: bool) -> None:
     body = start + data
     try:
@@ -140,7 +169,9 @@ def test_sizes_beyond_the_limits(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", ["", "tiff", "chunk-1", "chunk-256", "chunk-04", "chunk-", "NAME"])
 def test_metadata_of_no_known_name(name: str) -> None:
-    with pytest.raises(UnsupportedInputError, match=rf"no metadata is called \['{name}'\] \(names: name, icc, exif\)"):
+    with pytest.raises(
+        UnsupportedInputError, match=rf"no metadata is called \['{name}'\] \(names: name, icc, exif, environment\)"
+    ):
         pack(replace(HEADER, chunks={name: b""}), b"", 0)
 
 
@@ -151,7 +182,7 @@ def test_too_much_metadata() -> None:
         pack(replace(HEADER, chunks={"icc": bytes(MAX_METADATA)}), b"", 0)
 
 
-BODY = bytes.fromhex("0102 0a0b0c 54")
+BODY = bytes.fromhex("0102 0a0b0c 55")
 
 
 @pytest.mark.parametrize(
@@ -159,19 +190,24 @@ BODY = bytes.fromhex("0102 0a0b0c 54")
     [
         (b"\x89PNG\r\n\x1a\n", NotObverseError, "this is not an Obverse stream: it begins with 89 50 4e 47"),
         (b"\x0bW", NotObverseError, "begins with 0b 57"),
-        (MAGIC + b"\x10", NewerVersionError, "format version 1, this program reads up to 0; install a newer Obverse"),
+        (MAGIC + b"\x22", NewerVersionError, "format version 2, this program reads up to 1; install a newer Obverse"),
         (MAGIC + b"\xf3", NewerVersionError, "format version 15"),
-        (MAGIC + b"\x02", CorruptError, "unknown flags 0x2 in a version 0 stream"),
-        (MAGIC + b"\0" + BODY + b"\x80\x00\x01\x00\0\0", CorruptError, "out of range"),
-        (MAGIC + b"\0" + BODY + b"\x81\x80\x80\x80\x80\x80\x01\x01\x00\0\0", CorruptError, "out of range"),
-        (MAGIC + b"\0" + BODY + b"\x81\x80\x80\x80\x10\x01\x00\0\0", CorruptError, "out of range"),
-        (MAGIC + b"\0" + BODY + b"\x80\x80\x80\x80\x10\x01\x00\0\0", CorruptError, "promises 4294967296x1 pixels"),
-        (MAGIC + b"\0" + BODY + b"\x00\x01\x00\0\0", CorruptError, "promises 0x1 pixels"),
-        (MAGIC + b"\1" + BODY + b"\x01\x01\x81\x80\x80\x08", CorruptError, "out of range"),
-        (MAGIC + b"\1" + BODY + b"\x01\x01\x02\x01\x01\x00\0\0", CorruptError, "chunks do not fill their space"),
-        (MAGIC + b"\1" + BODY + b"\x01\x01\x04\x02\x00\x02\x00\x00\0\0", CorruptError, "holds 'icc' twice"),
-        (MAGIC + b"\1" + BODY + b"\x01\x01\x00\x00\0\0", CorruptError, "metadata is announced, but there is none"),
-        (MAGIC + b"\1" + BODY + b"\x01\x01\x7f\x02", TruncatedError, "the stream ends early: 15 bytes of at least 139"),
+        (MAGIC + b"\x00", NotObverseError, "format version 0, which was for development.*compress the picture again"),
+        (MAGIC + b"\x11", CorruptError, "version 0 of its numerics mode, which does not exist"),
+        (MAGIC + b"\x12" + BODY + b"\x80\x00\x01\x00\0\0", CorruptError, "out of range"),
+        (MAGIC + b"\x12" + BODY + b"\x81\x80\x80\x80\x80\x80\x01\x01\x00\0\0", CorruptError, "out of range"),
+        (MAGIC + b"\x12" + BODY + b"\x81\x80\x80\x80\x10\x01\x00\0\0", CorruptError, "out of range"),
+        (MAGIC + b"\x12" + BODY + b"\x80\x80\x80\x80\x10\x01\x00\0\0", CorruptError, "promises 4294967296x1 pixels"),
+        (MAGIC + b"\x12" + BODY + b"\x00\x01\x00\0\0", CorruptError, "promises 0x1 pixels"),
+        (MAGIC + b"\x13" + BODY + b"\x01\x01\x81\x80\x80\x08", CorruptError, "out of range"),
+        (MAGIC + b"\x13" + BODY + b"\x01\x01\x02\x01\x01\x00\0\0", CorruptError, "chunks do not fill their space"),
+        (MAGIC + b"\x13" + BODY + b"\x01\x01\x04\x02\x00\x02\x00\x00\0\0", CorruptError, "holds 'icc' twice"),
+        (MAGIC + b"\x13" + BODY + b"\x01\x01\x00\x00\0\0", CorruptError, "metadata is announced, but there is none"),
+        (
+            MAGIC + b"\x13" + BODY + b"\x01\x01\x7f\x02",
+            TruncatedError,
+            "the stream ends early: 15 bytes of at least 139",
+        ),
     ],
 )
 def test_crafted_streams(body: bytes, error: type[StreamError], message: str) -> None:
@@ -180,7 +216,7 @@ def test_crafted_streams(body: bytes, error: type[StreamError], message: str) ->
 
 
 def test_sizes_that_are_promised_are_not_allocated() -> None:
-    body = MAGIC + b"\0" + BODY + b"\x01\x01" + b"\x80\x80\x80\x80\x10"  # a payload of 4 GiB
+    body = MAGIC + b"\x12" + BODY + b"\x01\x01" + b"\x80\x80\x80\x80\x10"  # a payload of 4 GiB
     with pytest.raises(TruncatedError, match="at least 4294967312"):
         unpack(body + bytes(100))
 

@@ -23,6 +23,7 @@ from obverse.distributions import (
     to_grid,
 )
 from obverse.gaussian import SCALES, gaussian_frequencies
+from obverse.guarded import GuardedCategorical, GuardedGaussian
 from obverse.testing import recorded
 
 
@@ -111,10 +112,15 @@ def distributions() -> dict[str, Distribution]:
         "categorical": Categorical(torch.randint(-30, 30, (3, 10, 25), generator=generator).int()),
         "gaussian": IntegerGaussian(indices),
         "factorized": FactorizedTable(indices, tables, gaussian_frequencies(20)[0]),
+        "guarded-categorical": GuardedCategorical(torch.randn(3, 10, 25, generator=generator).double() * 3),
+        "guarded-gaussian": GuardedGaussian(torch.rand(3, 10, generator=generator).double() * 20 + 0.1),
     }
 
 
-@pytest.mark.parametrize("name", ["categorical", "gaussian", "factorized"])
+NAMES = sorted(distributions())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_parts_are_parts(name: str) -> None:
     whole = distributions()[name]
     symbols = whole.sample(torch.Generator().manual_seed(1), 1.0, 0, 1.0)
@@ -134,7 +140,7 @@ def test_parts_are_parts(name: str) -> None:
     assert recorded(regrouped, symbols.reshape(1, 30)) == recorded(whole, symbols)
 
 
-@pytest.mark.parametrize("name", ["categorical", "gaussian", "factorized"])
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_come_back(name: str) -> None:
     distribution = distributions()[name]
     for seed in range(5):
@@ -142,7 +148,7 @@ def test_samples_come_back(name: str) -> None:
         assert torch.equal(there_and_back(symbols, distribution), symbols)
 
 
-@pytest.mark.parametrize("name", ["categorical", "gaussian", "factorized"])
+@pytest.mark.parametrize("name", NAMES)
 def test_empty_blocks_write_nothing(name: str) -> None:
     empty = distributions()[name].select(torch.tensor([], dtype=torch.int64))
     symbols = torch.zeros(3, 0, dtype=torch.int64)
@@ -230,7 +236,7 @@ def test_gaussian_samples_have_the_scale_of_their_table() -> None:
     assert torch.equal(samples[0].unique(), torch.tensor([-1.0, 0.0, 1.0]).double())
 
 
-@pytest.mark.parametrize("name", ["categorical", "gaussian", "factorized"])
+@pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_sample(name: str) -> None:
     distribution = distributions()[name]
     draw = lambda seed: distribution.sample(torch.Generator().manual_seed(seed), 1.0, 0, 0.9)  # noqa: E731

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miniatures import CODES, NextTokenPrior
+from miniatures import CODES, NextTokenPrior, table
 
 from obverse.coders.range import RangeDecoder, RangeEncoder
-from obverse.interfaces import Condition, Layout
+from obverse.distributions import Categorical
+from obverse.interfaces import Block, Condition, Layout
 from obverse.loop import Decoding, Encoding, Known, Sampling, run
 from obverse.priors import UniformPrior
 from obverse.testing import PriorContract, Replay
@@ -105,6 +106,28 @@ def test_known_cells_are_fed_to_the_prior() -> None:
     replay = Replay([part.symbols for part in sampled])
     run(prior.blocks(layout, Condition()), lambda block: (last.append(block.distribution.logits), replay(block))[1])  # type: ignore[attr-defined, func-returns-value]
     assert torch.equal(last[-1][0, 0], table[sampled[1].symbols[0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("block", "has"),
+    [
+        (Block("y", Categorical(table(1)[None]), torch.tensor([0]), {"mean": torch.zeros(1)}), "context"),
+        (Block("y", Categorical(table(1)[None])), "no positions"),
+    ],
+)
+def test_blocks_that_windows_cannot_hold_are_refused(block: Block, has: str) -> None:
+    prior = NextTokenPrior(window=1)
+    prior.blocks = lambda layout, condition: (found for found in [block])  # type: ignore[method-assign]
+    message = f"NextTokenPrior has a window: its blocks need positions and can have no context, block 'y' has {has}"
+    with pytest.raises(TypeError, match=message):
+        next(Windowed(prior).blocks(Layout(1, 1, 1), Condition()))
+
+
+def test_the_numerics_mode_is_that_of_the_prior() -> None:
+    prior = NextTokenPrior(window=1)
+    for mode in ("native", "exact"):
+        prior.numerics = mode
+        assert Windowed(prior).numerics == mode
 
 
 def test_only_windows_can_be_slid() -> None:

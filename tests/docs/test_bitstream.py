@@ -7,25 +7,32 @@ integers and slowly.
 from __future__ import annotations
 
 import binascii
+import bisect
 import hashlib
+import itertools
 import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal, getcontext
+from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import obverse
+from obverse.coders.range import RangeEncoder
 from obverse.distributions import exponential_table
 from obverse.gaussian import SCALES, gaussian_frequencies
+from obverse.guarded import Guarded
 from obverse.images import read_image
 from obverse.interfaces import Block, Condition, Layout
 from obverse.loop import run
+from obverse.priors import UniformPrior
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "bitstream.md").read_text(encoding="utf-8")
@@ -44,12 +51,12 @@ def varint(data: bytes, place: int) -> tuple[int, int]:
 def parse(data: bytes) -> dict[str, int | bytes | dict[int, bytes]]:
     """The fields of a stream without damage."""
     assert data[:2] == bytes.fromhex("0b56")
-    assert data[2] >> 1 == 0
+    assert (data[2] >> 4, data[2] >> 1 & 7) == (1, 1)
     fields: dict[str, int | bytes | dict[int, bytes]] = {"tag": data[3:5], "fingerprint": data[5:8]}
     fields |= {"quality": data[8] >> 4, "coder": data[8] >> 2 & 3, "numerics": data[8] & 3}
     fields["width"], place = varint(data, 9)
     fields["height"], place = varint(data, place)
-    fields["fixed"] = data[3:place]
+    fields["fixed"] = bytes([data[2] & 0xFE]) + data[3:place]
     chunks: dict[int, bytes] = {}
     if data[2] & 1:
         length, place = varint(data, place)
@@ -152,6 +159,20 @@ def tables(indices: list[int], table: dict[int, tuple[int, list[int]]], coder: R
     return values
 
 
+BORDERS = [isqrt(low * high) / 65536 for low, high in itertools.pairwise(SCALES)]
+OFFSETS = [TOTAL - 15 * 2**12] + [2**12] * 15
+NOISE = 2.0**-27
+"""How far the numbers of this decoder are from those of the program in mode guarded64: half of what is allowed."""
+
+
+def grid_logits(values: list[list[float]], offset: int) -> list[list[int]]:
+    return [[max(-(2**30), min(2**30, round(8 * x + offset / 16))) for x in row] for row in values]
+
+
+def table_indices(scales: list[float], offset: int) -> list[int]:
+    return [bisect.bisect_left(BORDERS, scale * (1 + offset / 1024)) for scale in scales]
+
+
 class Source:
     """Reads the symbols of blocks, and adds them to the symbol check."""
 
@@ -160,18 +181,39 @@ class Source:
         assert isinstance(payload, bytes)
         self.coder = Bits(payload) if fields["coder"] == 1 else Ranges(payload)
         self.check = 0
+        self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self, block: Block) -> torch.Tensor:
-        distribution = block.distribution
-        if block.name == "tokens":
-            rows = distribution.logits  # type: ignore[attr-defined]
-            symbols = categorical(rows.flatten(0, 1).tolist(), self.coder)
+        distribution: Any = block.distribution
+        if isinstance(distribution, Guarded):
+            symbols = self.guarded(block.name, distribution.values)
+        elif block.name == "tokens":
+            symbols = categorical(distribution.logits.flatten(0, 1).tolist(), self.coder)
         else:
-            indices = distribution.indices.flatten().tolist()  # type: ignore[attr-defined]
-            found = {i: distribution.table(i) for i in set(indices)}  # type: ignore[attr-defined]
-            symbols = tables(indices, {i: (first, f.tolist()) for i, (first, f) in found.items()}, self.coder)
+            symbols = self.tables(distribution.indices.flatten().tolist(), distribution.table)
         self.check = zlib.crc32(struct.pack(f"<{len(symbols)}i", *symbols), self.check)
         return torch.tensor(symbols).view(distribution.shape)
+
+    def tables(self, indices: list[int], table: Callable[[int], tuple[int, np.ndarray]]) -> list[int]:
+        found = {i: table(i) for i in set(indices)}
+        return tables(indices, {i: (first, f.tolist()) for i, (first, f) in found.items()}, self.coder)
+
+    def guarded(self, name: str, values: torch.Tensor) -> list[int]:
+        """A block of mode guarded64, from numbers that are not quite those of the encoder."""
+        noise = (torch.rand(values.shape, generator=self.generator, dtype=torch.float64) * 2 - 1) * NOISE
+        symbols: list[int] = []
+        if name == "tokens":
+            logits = (values + noise).flatten(0, 1)
+            for start in range(0, len(logits), max(1, 2**20 // logits.shape[1])):
+                offset = self.coder.symbol(OFFSETS)
+                group = logits[start : start + max(1, 2**20 // logits.shape[1])].tolist()
+                symbols += categorical(grid_logits(group, offset), self.coder)
+        else:
+            scales = (values * (1 + noise)).flatten().tolist()
+            for start in range(0, len(scales), 2**20):
+                offset = self.coder.symbol(OFFSETS)
+                symbols += self.tables(table_indices(scales[start : start + 2**20], offset), gaussian_frequencies)
+        return symbols
 
 
 def windows(height: int, width: int, side: int) -> Iterator[list[list[tuple[int, int, bool]]]]:
@@ -205,21 +247,33 @@ def pixels() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"),
+    ("name", "parts", "numerics"),
     [
-        ("pocket-vq", {}),
-        ("pocket-vq", {"prior": "uniform"}),
-        ("pocket-vq", {"prior": "uniform", "coder": "raw"}),
-        ("pocket-hyper", {}),
-        ("pocket-hyper", {"coder": "raw"}),
+        ("pocket-vq", {}, "exact"),
+        ("pocket-vq", {}, "guarded64"),
+        ("pocket-vq", {}, "native"),
+        ("pocket-vq", {"coder": "raw"}, "guarded64"),
+        ("pocket-vq", {"prior": "uniform"}, "exact"),
+        ("pocket-vq", {"prior": "uniform"}, "guarded64"),
+        ("pocket-vq", {"prior": "uniform", "coder": "raw"}, "exact"),
+        ("pocket-hyper", {}, "exact"),
+        ("pocket-hyper", {}, "guarded64"),
+        ("pocket-hyper", {}, "native"),
+        ("pocket-hyper", {"coder": "raw"}, "guarded64"),
     ],
 )
-def test_the_page_decodes_what_the_program_writes(name: str, parts: dict[str, str], pixels: np.ndarray) -> None:
-    codec = obverse.load(name, parts=parts)
+def test_the_page_decodes_what_the_program_writes(
+    name: str, parts: dict[str, str], numerics: str, pixels: np.ndarray
+) -> None:
+    codec = obverse.load(name, parts=parts, numerics=numerics)
     exif = b"II*\0\x08\0\0\0\0\0\0\0\0\0"
     fields = parse(codec.compress(pixels, quality=codec.qualities, chunks={"name": name.encode(), "exif": exif}))
     assert (fields["width"], fields["height"], fields["quality"]) == (36, 40, codec.qualities - 1)
-    assert fields["chunks"] == {1: name.encode(), 3: exif}
+    assert fields["numerics"] == {"guarded64": 0, "exact": 1, "native": 2}[numerics]
+    chunks = fields["chunks"]
+    assert isinstance(chunks, dict)
+    assert (chunks.pop(4, None) is not None) == (numerics == "native")
+    assert chunks == {1: name.encode(), 3: exif}
     assert fields["tag"] == hashlib.sha256(name.encode()).digest()[:2]
 
     sections = {part: codec.config.parts[part] for part in ("encoder", "quantizer", "prior")}
@@ -257,6 +311,23 @@ def test_order_of_windows(size: tuple[int, int]) -> None:
         assert all(group.known.tolist() == [known for _, _, known in window] for window in ours)
     coded = [(r, c) for group in expected for window in group for r, c, known in window if not known]
     assert sorted(coded) == [(r, c) for r in range(size[0]) for c in range(size[1])]
+
+
+def test_moved_grids_keep_values_off_their_borders() -> None:
+    """Logits and scales that lie on borders of the first grids, as the encoder would find them."""
+    logits = [[(k + 0.5 - k % 5 / 16) / 8 for k in range(40)]]  # on a border of the grids 0 to 4
+    scales = [border / (1 + o / 1024) for o, border in enumerate(BORDERS[:3])]
+    prior = UniformPrior(alphabets={"tokens": 40})
+    for name, values, found in (
+        ("tokens", logits, prior.categorical(torch.tensor([logits], dtype=torch.float64))),
+        ("y", scales, prior.gaussian(torch.tensor([scales], dtype=torch.float64))),
+    ):
+        encoder = RangeEncoder()
+        symbols = torch.arange(len(values))[None]
+        encoder.put(symbols, found)
+        source = Source({"payload": encoder.finish(), "coder": 0})
+        assert torch.equal(source(Block(name, found)), symbols)
+        assert Ranges(encoder.finish()).symbol(OFFSETS) == {"tokens": 5, "y": 3}[name]
 
 
 def test_exponential_table() -> None:

@@ -67,7 +67,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def cheap(words: list[str]) -> bool:
-    return words[0] != "train" and not any("runs/" in word for word in words)
+    return words[0] not in ("train", "selftest") and not any("runs/" in word for word in words)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Toy codecs of both families."""
+"""Toy codecs of both families, in every numerics mode."""
 
 from __future__ import annotations
 
@@ -18,4 +18,8 @@ def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Codec]:
         toys.toy_config(folder, name="toy-llama", prior="llama"),
         toys.toy_hyper_config(folder),
     ]
-    return {path.stem: obverse.load(path) for path in paths}
+    found = {path.stem: obverse.load(path) for path in paths}
+    for mode in ("guarded64", "native"):
+        path = toys.toy_config(folder, name=f"toy-{mode}", prior="llama", seed=1)
+        found[path.stem] = obverse.load(path, numerics=mode)
+    return found

@@ -115,9 +115,10 @@ def other_fields(stream: Stream, other: Stream, source: random.Random) -> bytes:
         "quality": source.randrange(16),
         "coder": source.randrange(4),
         "numerics": source.randrange(4),
+        "specification": source.randrange(1, 8),
         "tag": source.choice([other.header.tag, source.randbytes(2)]),
         "fingerprint": source.choice([other.header.fingerprint, source.randbytes(3)]),
-        "chunks": {"icc": source.randbytes(20), f"chunk-{source.randint(4, 255)}": b"?"},
+        "chunks": {"icc": source.randbytes(20), f"chunk-{source.randint(5, 255)}": b"?"},
     }
     name = source.choice([*changes, "check"])
     if name == "check":

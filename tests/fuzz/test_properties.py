@@ -17,7 +17,7 @@ pictures = st.tuples(sides, sides).flatmap(
 )
 
 
-@pytest.mark.parametrize("name", ["toy", "toy-llama", "toy-hyper"])
+@pytest.mark.parametrize("name", ["toy", "toy-llama", "toy-hyper", "toy-guarded64", "toy-native"])
 @given(picture=pictures, data=st.data())
 @settings(max_examples=40)
 def test_any_picture(codecs: dict[str, Codec], name: str, picture: np.ndarray, data: st.DataObject) -> None:

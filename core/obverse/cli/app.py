@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from obverse.__about__ import __version__
-from obverse.cli import code, make, show, train
+from obverse.cli import code, make, selftest, show, train
 from obverse.cli.exit import MEANINGS
 
 app = typer.Typer(
@@ -45,5 +45,6 @@ app.command("info")(show.info)
 app.command("list")(show.list_components)
 app.command("plugins")(show.plugins)
 app.command("train")(train.train)
+app.command("selftest")(selftest.selftest)
 
 command = typer.main.get_command(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from obverse.cli.jobs import Job, named_output, plan, run_all
 from obverse.cli.streams import binary_output, read_input, write_output
 from obverse.config import CodecConfig
 from obverse.errors import ConfigError, PluginError, UnknownNameError, WeightsError
+from obverse.numerics import NATIVE, check_mode
 
 if TYPE_CHECKING:
     from obverse.codec import Codec
@@ -45,6 +47,10 @@ def compress(
     estimate: Annotated[
         bool, typer.Option("--entropy-estimation", help="Print the ideal size and write nothing.")
     ] = False,
+    numerics: options.NumericsOption = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decode every stream before it is written; native ones always are.")
+    ] = False,
     config: options.ConfigOption = None,
     encoder: options.EncoderOption = None,
     quantizer: options.QuantizerOption = None,
@@ -66,9 +72,11 @@ def compress(
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
+    check_mode(numerics)
     paths, output = named_output(paths, output, IMAGE_SUFFIXES, frozenset({STREAM_SUFFIX}))
     planned = plan(paths, IMAGE_SUFFIXES, STREAM_SUFFIX, output, directory, force)
-    work = Compress(chosen, device, quality, metadata, estimate or chosen.parts["coder"]["name"] == "ideal")
+    estimate = estimate or chosen.parts["coder"]["name"] == "ideal"
+    work = Compress(chosen, device, quality, metadata, estimate, numerics, verify)
     return run_all(work, planned, jobs, resume, _describe_compressed, json)
 
 
@@ -117,6 +125,8 @@ class Compress:
     quality: int | None
     metadata: bool
     estimate: bool
+    numerics: str | None
+    verify: bool
 
     @property
     def fatal(self) -> tuple[type[Exception], ...]:
@@ -139,7 +149,8 @@ class Compress:
             "height": height,
             "codec": self.config.name,
         }
-        codec = load_codec(self.config, self.device)
+        codec = load_codec(self.config, self.device, self.numerics)
+        result["numerics"] = codec.numerics
         start = time.perf_counter()
         if self.estimate:
             rate = codec.rate(loaded.pixels, quality=self.quality)
@@ -148,15 +159,17 @@ class Compress:
         if self.metadata:
             kept = {"name": codec.name.encode(), "icc": loaded.icc, "exif": loaded.exif}
             chunks = {name: value for name, value in kept.items() if value}
-        data = codec.compress(loaded.pixels, quality=self.quality, chunks=chunks)
+        data = codec.compress(loaded.pixels, quality=self.quality, chunks=chunks, verify=self.verify)
         seconds = time.perf_counter() - start
         if job.target == "-":
             write_output(data)
         else:
             job.prepare_target()
             write_beside(Path(job.target), data, force=job.force)
-        bpp = 8 * len(data) / (width * height)
-        return result | {"output": job.target, "bytes": len(data), "bpp": bpp, "seconds": round(seconds, 3)}
+        return result | {
+            "output": job.target, "bytes": len(data), "bpp": 8 * len(data) / (width * height),
+            "verified": self.verify or codec.numerics == NATIVE, "seconds": round(seconds, 3),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,7 @@ class Decompress:
         data = read_input() if job.source == "-" else read_bytes(job.source, container.MAGIC)
         stream = container.unpack(data)
         config = self.config or _origin(stream.header)
-        codec = load_codec(config, self.device)
+        codec = stream_codec(stream.header, config, self.device)
         start = time.perf_counter()
         pixels = np.asarray(codec.decode_stream(stream))
         seconds = time.perf_counter() - start
@@ -212,17 +225,29 @@ def _origin(header: Header) -> CodecConfig:
     return _origins[key]
 
 
-_loaded: dict[tuple[str, str], Codec] = {}
+_loaded: dict[tuple[str, str, str | None], Codec] = {}
 
 
-def load_codec(config: CodecConfig, device: str) -> Codec:
+def load_codec(config: CodecConfig, device: str, numerics: str | None = None) -> Codec:
     """The codec of a configuration, kept for the next file."""
     from obverse.codec import from_config
 
-    key = config.to_yaml(), device
+    return _kept((config.to_yaml(), device, numerics), lambda: from_config(config, device, numerics))
+
+
+def stream_codec(header: Header, config: CodecConfig, device: str) -> Codec:
+    """The codec of a configuration in the numerics mode of a stream that it wrote, kept for the next file."""
+    from obverse.codec import from_header
+    from obverse.identity import check_origin
+
+    check_origin(config, header)
+    return _kept((config.to_yaml(), device, header.mode()), lambda: from_header(header, config, device))
+
+
+def _kept(key: tuple[str, str, str | None], make: Callable[[], Codec]) -> Codec:
     if key not in _loaded:
         _loaded.clear()  # one network at a time in memory
-        _loaded[key] = from_config(config, device)
+        _loaded[key] = make()
     return _loaded[key]
 
 

@@ -35,8 +35,8 @@ MEANINGS = {
     ExitCode.FAILURE: "an input cannot be read or an output not written",
     ExitCode.USAGE: "wrong option, name or configuration",
     ExitCode.BAD_STREAM: "not an .obv stream, damaged, cut short or of a newer version",
-    ExitCode.MISSING: "codec, plugin or weights missing, or other weights than the stream's",
-    ExitCode.DIVERGED: "decoded symbols are not the encoded ones, no picture is written",
+    ExitCode.MISSING: "codec, plugin or weights missing, or other weights or numerics than the stream's",
+    ExitCode.DIVERGED: "decoded symbols are not the encoded ones, nothing is written; or the self-test failed",
     ExitCode.SOME_FAILED: "some of several files failed, the others are done",
     ExitCode.INTERRUPTED: "interrupted",
 }
@@ -46,6 +46,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (errors.DivergedError, ExitCode.DIVERGED),
     (errors.UnknownCodecError, ExitCode.MISSING),
     (errors.WrongWeightsError, ExitCode.MISSING),
+    (errors.WrongNumericsError, ExitCode.MISSING),
     (errors.WeightsError, ExitCode.MISSING),
     (errors.PluginError, ExitCode.MISSING),
     (errors.StreamError, ExitCode.BAD_STREAM),

@@ -8,11 +8,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from obverse.cli.exit import DEBUG, ExitCode, UsageError, exit_code
 from obverse.errors import UnsupportedInputError
 from obverse.files import check_output, make_folder
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def run_all(
     out = sys.stderr if any(job.target == "-" for job in jobs) else sys.stdout
     failures: list[Outcome] = []
     results: list[dict[str, Any]] = []
-    for outcome in _tracked(perform(work, left, processes), len(left)):
+    for outcome in tracked(perform(work, left, processes), len(left)):
         if outcome.result is None:
             failures.append(outcome)
             outcome.complain()
@@ -235,7 +237,8 @@ def summary_code(failures: Sequence[Outcome], total: int) -> ExitCode:
     return failures[0].code if total == 1 else ExitCode.SOME_FAILED
 
 
-def _tracked(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
+def tracked(outcomes: Iterable[R], total: int) -> Iterable[R]:
+    """The same, with progress on a terminal."""
     if total < 2 or not sys.stderr.isatty():
         return outcomes
     from rich.console import Console

@@ -15,6 +15,7 @@ from obverse.cli import options
 from obverse.cli.code import load_codec
 from obverse.cli.exit import ExitCode, UsageError
 from obverse.cli.streams import binary_output, read_input
+from obverse.numerics import check_mode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +43,7 @@ def generate(
     changes: options.SetOption = None,
     weights: options.WeightsOption = None,
     device: options.DeviceOption = "cpu",
+    numerics: options.NumericsOption = None,
     print_config: options.PrintConfigOption = False,
     json: options.JsonOption = False,
 ) -> ExitCode:
@@ -56,6 +58,7 @@ def generate(
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
+    check_mode(numerics)
     if output is not None and directory is not None:
         raise UsageError("--output and --output-directory exclude each other")
     from obverse.cli.sheets import grid
@@ -67,7 +70,7 @@ def generate(
     for target in targets:
         if target != "-":
             check_output(target, force, directory is not None)
-    pictures = load_codec(chosen, device).generate(
+    pictures = load_codec(chosen, device, numerics).generate(
         number,
         seed=seed,
         size=(width, height),
@@ -123,6 +126,7 @@ def reconstruct(
     changes: options.SetOption = None,
     weights: options.WeightsOption = None,
     device: options.DeviceOption = "cpu",
+    numerics: options.NumericsOption = None,
     print_config: options.PrintConfigOption = False,
     json: options.JsonOption = False,
 ) -> ExitCode:
@@ -134,6 +138,7 @@ def reconstruct(
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
+    check_mode(numerics)
     source, target = _source_and_target(paths, output)
     from obverse.cli.sheets import side_by_side
     from obverse.files import check_output
@@ -144,7 +149,7 @@ def reconstruct(
     loaded = read_image(read_input() if source == "-" else Path(source))
     for note in loaded.notes:
         print(f"obverse: {source}: {note}", file=sys.stderr)
-    result = load_codec(chosen, device).reconstruct(loaded.pixels, quality=quality)
+    result = load_codec(chosen, device, numerics).reconstruct(loaded.pixels, quality=quality)
     caption = f"{chosen.name}: {len(result.data)} bytes, {result.bpp:.4f} bpp, {result.psnr:.2f} dB"
     _write(target, side_by_side(loaded.pixels, result.image, caption), force)
     out = sys.stderr if target == "-" else sys.stdout

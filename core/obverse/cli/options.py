@@ -12,6 +12,7 @@ import typer
 
 from obverse.cli.exit import UsageError
 from obverse.config import CodecConfig, load_config
+from obverse.numerics import MODES
 
 DEFAULT_CODEC = "pocket-vq"
 
@@ -36,6 +37,10 @@ WeightsOption = Annotated[
     typer.Option("--weights", "-w", help="Weights (safetensors) instead of the configuration's own."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:0.")]
+NumericsOption = Annotated[
+    str | None,
+    typer.Option("--numerics", help=f"{', '.join(MODES[:-1])} or {MODES[-1]}. (default: the first that the prior has)"),
+]
 QualityOption = Annotated[
     int | None,
     typer.Option("--quality", "-q", help="Operating point, 1 is the smallest file. (default: the middle one)"),

@@ -76,6 +76,7 @@ def _describe_stream(path: str, stream: Any) -> dict[str, Any]:
         "quality": header.quality + 1,
         "coder": _coder_name(header.coder),
         "numerics": container.NUMERICS.get(header.numerics, f"unknown ({header.numerics})"),
+        "specification": header.specification,
         "bytes": stream.size,
         "payload_bytes": len(stream.payload),
         "header_bytes": overhead - sum(len(v) for v in header.chunks.values()),

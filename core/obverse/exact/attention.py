@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor, nn
 
@@ -53,8 +55,8 @@ class Attend(nn.Module):
             q: [B, H, Tq, d] float64.
             k, v: [B, H, T, d] from `keys` and `values`.
             scale: factor of the scores, 1 / sqrt(d) by default.
-            causal: query i sees positions up to i.
-            mask: [Tq, T] bool, True where seen.
+            causal: query i sees positions up to i; only for Tq = T, and without a mask.
+            mask: [Tq, T] bool, True where seen; every query sees at least one position.
 
         Returns:
             [B, H, Tq, d] float64.
@@ -69,8 +71,10 @@ class Attend(nn.Module):
                 f"attention to {length} positions of width {width} is beyond exact arithmetic "
                 f"(limits {MAX_LENGTH} and {MAX_HEAD})"
             )
-        steps = (width**-0.5 if scale is None else scale) * SOFTMAX_STEPS
+        steps = (1 / sqrt(width) if scale is None else scale) * SOFTMAX_STEPS
         if causal:
+            if mask is not None or queries != length:
+                raise ValueError("causal attention takes no mask, and as many queries as positions")
             mask = torch.ones(queries, length, dtype=torch.bool, device=q.device).tril()
         hidden = None if mask is None else ~mask
         table = _table(q.device)

@@ -18,17 +18,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from obverse.errors import ConfigError
 
-MAX_DEPTH = 2**18
-"""Terms of one sum: 2**18 products of 128 * 64 stay within 32 bits."""
+MAX_DEPTH = 2**17
+"""Terms of one sum: so many products of 128 * 64 stay below 2**31."""
 
 _FLOAT32_DEPTH = 2048  # 2048 products of 128 * 64 reach 2**24, the last integer that float32 counts to
-_CHUNK = 2**21  # 32-bit sums held at once, so that they stay in the cache
+_SUMS = 2**19  # 32-bit sums held at once
+_COLUMNS = 2048
+_FEW = 16  # rows of a step, which go in one product
 _VARIABLE = "OBVERSE_EXACT_BACKEND"
 
 
@@ -49,16 +52,16 @@ def _split_activations(activations: Tensor) -> Tensor:
     return torch.stack([(activations + 128) >> 8, activations]).to(torch.int8).flatten(0, 1)
 
 
-def _join_sums(sums: Tensor, rows: int) -> Tensor:
-    """Sums of limb products [2M, 2N], any exact dtype, to [M, N] float64."""
-    both = sums.view(2, rows, 2, -1)
-    by_weight = both[0].double().mul_(256).add_(both[1])  # [M, 2, N]
-    return by_weight[:, 0].mul(128).add_(by_weight[:, 1])
+def _join_sums(sums: Tensor, out: Tensor) -> None:
+    """Sums of limb products [2M, 2N], int32, to out [M, N] float64. Every step is exact, fused or not."""
+    both = sums.double().view(2, *out.shape[:1], 2, -1)
+    by_weight = torch.add(both[1], both[0], alpha=256)  # [M, 2, N]
+    torch.add(by_weight[:, 1], by_weight[:, 0], alpha=128, out=out)
 
 
 def _int8_product(left: Tensor, right: Tensor) -> Tensor:
     """int8 [M, K] x [N, K] -> int32 [M, N]."""
-    if left.device.type == "cpu":
+    if left.device.type == "cpu" and left.shape[1] > 1:  # sums of one term are wrong there
         return torch._int_mm(left, right.t())
     return _aligned_product(left, right)
 
@@ -71,30 +74,36 @@ def _aligned_product(left: Tensor, right: Tensor) -> Tensor:
     return torch._int_mm(left.contiguous(), right.contiguous().t())[:m, :n]
 
 
-def _with_int8(activations: Tensor, carried: Tensor) -> Tensor:
-    sums = _int8_product(_split_activations(activations), carried)
-    return _join_sums(sums.contiguous(), len(activations))
+def _with_int8(activations: Tensor, limbs: Tensor, out: Tensor) -> None:
+    _join_sums(_int8_product(_split_activations(activations), limbs), out)
 
 
-def _with_float32(activations: Tensor, carried: Tensor) -> Tensor:
-    limbs = _split_activations(activations).float()
-    total = activations.new_zeros(len(activations), len(carried) // 2, dtype=torch.float64)
-    for start in range(0, limbs.shape[1], _FLOAT32_DEPTH):
-        part = slice(start, start + _FLOAT32_DEPTH)
-        total += _join_sums(limbs[:, part] @ carried[:, part].t(), len(activations))
-    return total
+def _with_float32(activations: Tensor, limbs: Tensor, out: Tensor) -> None:
+    split = _split_activations(activations).float()
+    pieces = zip(*(torch.split(some, _FLOAT32_DEPTH, 1) for some in (split, limbs)), strict=True)
+    with torch.autocast(activations.device.type, enabled=False):
+        sums = sum((left @ right.t()).to(torch.int32) for left, right in pieces)
+    _join_sums(cast(Tensor, sums), out)
 
 
-def _with_float64(activations: Tensor, carried: Tensor) -> Tensor:
-    return activations.double() @ carried.t()
+def _in_blocks(multiply: Callable[[Tensor, Tensor, Tensor], None], activations: Tensor, limbs: Tensor) -> Tensor:
+    """A product by limbs, block by block so that 32-bit sums stay in the cache."""
+    rows, columns = len(activations), len(limbs) // 2
+    out = activations.new_empty(rows, columns, dtype=torch.float64)
+    if rows <= _FEW:
+        multiply(activations, limbs, out)
+        return out
+    by_limb = limbs.view(2, columns, -1)
+    for left in range(0, columns, _COLUMNS):
+        block = by_limb[:, left : left + _COLUMNS].reshape(-1, limbs.shape[1])
+        step = max(_FEW, _SUMS // (2 * len(block)))
+        for top in range(0, rows, step):
+            multiply(activations[top : top + step], block, out[top : top + step, left : left + _COLUMNS])
+    return out
 
 
-_PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "int8": _with_int8,
-    "float32": _with_float32,
-    "float64": _with_float64,
-}
-BACKENDS = tuple(_PRODUCTS)
+_LIMB_PRODUCTS = {"int8": _with_int8, "float32": _with_float32}
+BACKENDS = (*_LIMB_PRODUCTS, "float64")
 
 
 def carry(limbs: Tensor, backend: str) -> Tensor:
@@ -115,12 +124,9 @@ def product(activations: Tensor, carried: Tensor, backend: str) -> Tensor:
     Returns:
         [M, N] float64 whole numbers.
     """
-    multiply = _PRODUCTS[backend]
-    columns = len(carried) if backend == "float64" else 2 * len(carried)
-    rows = max(16, _CHUNK // columns)
-    if len(activations) <= rows:
-        return multiply(activations, carried)
-    return torch.cat([multiply(part, carried) for part in torch.split(activations, rows)])
+    if backend == "float64":
+        return activations.double() @ carried.t()
+    return _in_blocks(_LIMB_PRODUCTS[backend], activations, carried)
 
 
 _forced: str | None = None
@@ -151,9 +157,14 @@ def _known(name: str) -> str:
     return name
 
 
+def usable_backends(device: torch.device) -> dict[str, float]:
+    """Backends whose sums are right on a device, with the seconds of a trial."""
+    return {name: seconds for name in BACKENDS if (seconds := _trial(name, device)) is not None}
+
+
 @lru_cache
 def _fastest(device: torch.device) -> str:
-    times = {name: seconds for name in BACKENDS if (seconds := _trial(name, device)) is not None}
+    times = usable_backends(device)
     if not times:
         raise ConfigError(f"device {device} gives wrong sums with every exact backend; use another device")
     return min(times, key=lambda name: times[name])
@@ -178,9 +189,11 @@ def _trial(backend: str, device: torch.device) -> float | None:
 
 
 def _seconds(activations: Tensor, carried: Tensor, backend: str) -> float:
+    """Least time of a product; on CPUs that of the processor, so that other programs do not disturb the choice."""
+    clock = time.process_time if activations.device.type == "cpu" else time.perf_counter
     best = float("inf")
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         product(activations, carried, backend)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return best

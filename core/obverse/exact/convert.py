@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from obverse.errors import ConfigError
 from obverse.exact import layers, tables
 from obverse.exact.attention import Attend
-from obverse.nn import attention, gdn, llama, masked, norms
+from obverse.nn import attention, exponential, gdn, llama, masked, norms
 
 M = TypeVar("M", bound=nn.Module)
 Form = Callable[[M], nn.Module]
@@ -66,6 +66,9 @@ def _converted(module: nn.Module, name: str) -> nn.Module:
     twin = copy.copy(module)
     twin._parameters = {k: None if v is None else _frozen(v) for k, v in module._parameters.items()}
     twin._buffers = {k: None if v is None else _widened(v) for k, v in module._buffers.items()}
+    for key, value in vars(twin).items():
+        if key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+            vars(twin)[key] = copy.copy(value)
     prefix = f"{name}." if name else ""
     twin._modules = {k: None if v is None else _converted(v, prefix + k) for k, v in module._modules.items()}
     return twin
@@ -197,6 +200,11 @@ def _sigmoid(layer: nn.Sigmoid) -> nn.Module:
 @exact_form(nn.Tanh)
 def _tanh(layer: nn.Tanh) -> nn.Module:
     return Function(tables.tanh)
+
+
+@exact_form(exponential.Exp)
+def _exp(layer: exponential.Exp) -> nn.Module:
+    return Function(tables.exp)
 
 
 @exact_form(nn.Softplus)

@@ -6,6 +6,7 @@ Shape notation:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from obverse.errors import ConfigError
 from obverse.exact.audit import trusted
 from obverse.exact.matrix import Matrix
-from obverse.exact.rounding import snap, to_integers
+from obverse.exact.rounding import snap, square_root, to_integers
 
 NORM_BITS = 19
+MEAN_BITS = 38
 MAX_NORM = 2**15
 """Values that one norm takes: 2**15 squares of 19-bit magnitudes sum to 2**53."""
 
@@ -92,7 +94,7 @@ class RMSNorm(nn.Module):
 
     @trusted
     def forward(self, x: Tensor) -> Tensor:
-        y = x / (mean_of_squares(x) + self.eps).sqrt_()
+        y = x / square_root(mean_of_squares(x) + self.eps)
         return y if self.weight is None else y.mul_(self.weight)
 
 
@@ -110,9 +112,9 @@ class LayerNorm(nn.Module):
 
     @trusted
     def forward(self, x: Tensor) -> Tensor:
-        mean = snap(x, NORM_BITS).sum(-1, keepdim=True).mul_(1 / x.shape[-1])
+        mean = snap(x, MEAN_BITS).sum(-1, keepdim=True).mul_(1 / x.shape[-1])
         centred = x - mean
-        y = centred / (mean_of_squares(centred) + self.eps).sqrt_()
+        y = centred / square_root(mean_of_squares(centred) + self.eps)
         if self.weight is not None:
             y *= self.weight
         if self.bias is not None:
@@ -129,11 +131,11 @@ class UnitNorm(nn.Module):
 
     @trusted
     def forward(self, x: Tensor) -> Tensor:
-        return x / sum_of_squares(x).sqrt_().clamp_(min=self.eps)
+        return x / square_root(sum_of_squares(x)).clamp_(min=self.eps)
 
 
 class Conv2d(nn.Module):
-    """Convolution of [B, C, H, W] as an unfolded product; activations share one unit per picture.
+    """Convolution of [B, C, H, W]; activations share one unit per picture, or per cell where the kernel is one cell.
 
     Args:
         weight: [N, C / groups, kh, kw] floating point.
@@ -156,21 +158,36 @@ class Conv2d(nn.Module):
         super().__init__()
         self.kernel = weight.shape[2], weight.shape[3]
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.matrices = nn.ModuleList(Matrix(part.flatten(1)) for part in weight.detach().chunk(groups))
+        self.depthwise = groups > 1 and len(weight) == groups and weight.shape[1] == 1
+        parts = (weight,) if self.depthwise else weight.detach().chunk(groups)
+        self.matrices = nn.ModuleList(Matrix(part.flatten(1)) for part in parts)
         self.register_buffer("bias", None if bias is None else bias.detach().double())
 
     @trusted
     def forward(self, x: Tensor) -> Tensor:
-        integers, unit = to_integers(x, (1, 2, 3))
+        one_cell = self.kernel == (1, 1) and self.padding == (0, 0)
+        integers, unit = to_integers(x, 1 if one_cell else (1, 2, 3))
+        unit = unit[:, :, :: self.stride[0], :: self.stride[1]]
         patches = unfold(integers, self.kernel, self.stride, self.padding, self.dilation)  # [B, h, w, C, kh, kw]
-        parts = [
-            _rows_times(patch, cast(Matrix, matrix))
-            for patch, matrix in zip(patches.chunk(self.groups, 3), self.matrices, strict=True)
-        ]
-        y = torch.cat(parts, -1).mul_(unit)
+        matrices = cast(Sequence[Matrix], self.matrices)
+        if self.depthwise:
+            y = _depthwise(patches, matrices[0])
+        else:
+            pieces = zip(torch.chunk(patches, self.groups, 3), matrices, strict=True)
+            y = torch.cat([_rows_times(piece, matrix) for piece, matrix in pieces], -1)
+        y = y.mul_(unit.permute(0, 2, 3, 1))
         if self.bias is not None:
             y += self.bias
         return y.permute(0, 3, 1, 2)
+
+
+def _depthwise(patches: Tensor, matrix: Matrix) -> Tensor:
+    """Patches [B, h, w, C, kh, kw], each channel with its own row of C, with its unit: [B, h, w, C]."""
+    taps = [tap for row in patches.unbind(4) for tap in row.unbind(4)]
+    total = torch.zeros(patches.shape[:4], dtype=torch.float64, device=patches.device)
+    for tap, weight in zip(taps, matrix.integers().double().unbind(1), strict=True):
+        total += tap * weight
+    return total.mul_(matrix.unit)
 
 
 def unfold(
@@ -289,5 +306,6 @@ class GDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.permute(0, 2, 3, 1)
         integers, unit = to_integers((rows * rows).reshape(-1, x.shape[1]))
-        norm = self.matrix.times(integers).mul_(unit).mul_(self.matrix.unit).add_(self.beta).sqrt_().view(rows.shape)
+        square = self.matrix.times(integers).mul_(unit).mul_(self.matrix.unit).add_(self.beta)
+        norm = square_root(square).view(rows.shape)
         return (rows * norm if self.inverse else rows / norm).permute(0, 3, 1, 2)

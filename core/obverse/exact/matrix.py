@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,10 @@ class Matrix(nn.Module):
         if self._carried is None or self._carried[0] != backend or self._carried[1].device != self.limbs.device:
             self._carried = backend, backends.carry(self.limbs, backend)
         return backends.product(activations, self._carried[1], backend)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._carried = None
+        super()._load_from_state_dict(*arguments)
 
     def integers(self) -> Tensor:
         """The rounded weights [N, K], int64."""

@@ -8,6 +8,7 @@ Units are powers of two taken from the exponent bits of a largest magnitude: no 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,13 @@ def power_of_two(largest: Tensor, shift: int) -> tuple[Tensor, Tensor]:
 
 
 def largest_magnitude(x: Tensor, dims: int | tuple[int, ...] = -1) -> Tensor:
-    """max |x| along axes that stay, with length 1."""
+    """max |x| along axes that stay, with length 1; x float64.
+
+    Raises:
+        TypeError: another dtype.
+    """
+    if x.dtype != torch.float64:
+        raise TypeError(f"exact layers take float64, not {x.dtype}; convert symbols and conditions with .double()")
     return torch.linalg.vector_norm(x, torch.inf, dims, keepdim=True)  # type: ignore[no-any-return]
 
 
@@ -56,12 +63,21 @@ def to_integers(x: Tensor, dims: int | tuple[int, ...] = -1) -> tuple[Tensor, Te
 
 
 def snap(x: Tensor, bits: int, dims: int | tuple[int, ...] = -1) -> Tensor:
-    """Round to multiples of a unit such that no magnitude exceeds 2**bits units, one unit along `dims`; float64."""
-    unit, inverse = power_of_two(largest_magnitude(x, dims), 1 - bits)
-    return (x * inverse).round_() * unit
+    """Round to multiples of a unit such that no magnitude exceeds 2**bits units, one unit along `dims`; float64.
+
+    Adding 1.5 * 2**52 units, and taking them away again, leaves no room for fractions of one.
+    """
+    exponent = (largest_magnitude(x, dims) + _TINY).view(torch.int64) & _EXPONENT
+    many = (exponent + ((53 - bits << 52) + (1 << 51))).view(torch.float64)
+    return (x + many).sub_(many)
 
 
 def snap_to(x: Tensor, unit: float, bits: int) -> Tensor:
     """Round to multiples of a fixed power of two, limited to 2**bits units; float64."""
     limit = 2.0**bits
     return (x * (1 / unit)).round_().clamp_(-limit, limit) * unit
+
+
+def square_root(x: Tensor) -> Tensor:
+    """The correctly rounded root of float64, as IEEE 754 has it; that of torch on CPUs (by MKL) is not always."""
+    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else x.sqrt()

@@ -67,7 +67,7 @@ class Curve:
 
 @lru_cache(maxsize=1)
 def _sigmoid_curve() -> Curve:
-    reach = 32
+    reach = 40  # where it is 1 to the last bit
     with localcontext(_DECIMAL):
         ratio, power = (Decimal(-1) / _STEPS).exp(), Decimal(1)
         above = []
@@ -92,7 +92,12 @@ def _softplus_curve() -> Curve:
 
 @lru_cache(maxsize=1)
 def _normal_curve() -> Curve:
-    return Curve(lambda i: normal_below(i, _STEPS, _POINT) / 2**_POINT, -8, 8)
+    reach = 8  # where 1 is missed by three last bits
+
+    def value(i: int) -> float:
+        return normal_below(i, _STEPS, _POINT) / 2**_POINT if abs(i) < reach * _STEPS else float(i > 0)
+
+    return Curve(value, -reach, reach)
 
 
 @lru_cache(maxsize=1)

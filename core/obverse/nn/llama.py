@@ -19,13 +19,14 @@ def rotary_2d(rows: Tensor, columns: Tensor, head_dim: int, base: float = 10000.
     """Rotary angles of grid cells: the first half of the pairs turn with the row, the second with the column.
 
     Args:
-        rows, columns: [T] int64 of each position, from 0.
+        rows, columns: [T] int64 of each position; negative ones, outside of the grid, are not turned.
         head_dim: d, divisible by 4.
         base: ratio of the highest to the lowest frequency, nearly.
 
     Returns:
         [T, d/2, 2] cosines and sines, float64.
     """
+    rows, columns = rows.clamp(min=0), columns.clamp(min=0)
     length = int(max(rows.max(), columns.max())) + 1
     table = rotary_table(length, head_dim // 4, base).to(rows.device)
     return torch.cat([table[rows], table[columns]], dim=1)
@@ -50,7 +51,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         q, k, v = rearrange(self.wqkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
-        q, k = rotate(q, rotary), rotate(k, rotary)
+        q, k = rotate(torch.cat([q, k], dim=1), rotary).chunk(2, dim=1)
         k, v = self.attend.keys(k), self.attend.values(v)
         if cache is not None:
             k, v = cache.append(k, v)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -28,16 +29,18 @@ def integers(shape: tuple[int, ...], below: int, seed: str) -> Tensor:
 
 @torch.no_grad()
 def fill(module: M, seed: str, gain: float = 1.0) -> M:
-    """Give a module seeded weights: matrices of about unit gain times `gain`, vectors near one or zero as they were.
+    """Give a module seeded weights: matrices of about unit gain times `gain`, vectors near one, biases near zero.
 
     Some rows are ten times larger than the others, as in trained networks.
     """
     for name, parameter in module.named_parameters():
         values = uniform(tuple(parameter.shape), f"{seed}/{name}")
         if parameter.ndim < 2:
+            if name.endswith("bias"):  # torch draws biases at random
+                parameter.zero_()
             parameter.add_(values / 4)
             continue
         fan = max(1, parameter[0].numel())
-        parameter.copy_(values * (gain * (3 / fan) ** 0.5))
+        parameter.copy_(values * (gain * math.sqrt(3 / fan)))
         parameter[::37] *= 10
     return module.eval()

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from obverse.coders.range import RangeCoder
 from obverse.distributions import Categorical
+from obverse.exact import BACKENDS, audit, use_backend
+from obverse.guarded import GuardedCategorical
 from obverse.interfaces import Block, Blocks, Coded, Condition, Layout, Prior
 from obverse.loop import Decoding, Encoding, Sampling, Source, run
+from obverse.numerics import EXACT, GUARDED64, prepare
 from obverse.testing.recording import Replay, recorded
 from obverse.windows import Windowed
 
@@ -75,12 +78,13 @@ class PriorContract:
     def conditions(self) -> list[Condition]:
         return [Condition(q) for q in range(self.make().qualities or 1)]
 
-    def prior(self) -> Prior:
-        """The prior as a codec runs it."""
-        prior = self.make()
-        if isinstance(prior, nn.Module):
-            prior.requires_grad_(False).eval().to(prior.dtype)
-        return prior
+    def priors(self) -> Iterator[Prior]:
+        """The prior as a codec runs it, in every numerics mode that promises the same symbols everywhere."""
+        for mode in (EXACT, GUARDED64) if self.make().exact else (GUARDED64,):
+            prior = prepare(self.make(), mode)
+            if isinstance(prior, nn.Module):
+                prior.requires_grad_(False).eval()
+            yield prior
 
     def trial(self, blocks: Blocks, source: Source | None = None, seed: int = 0) -> Run:
         """Run the loop, with sampled symbols unless a source is given."""
@@ -94,10 +98,10 @@ class PriorContract:
         return Run(seen, run(blocks, watched))
 
     def cases(self) -> Iterator[tuple[Prior, Layout, Condition]]:
-        prior = self.prior()
-        for layout in self.layouts():
-            for condition in self.conditions():
-                yield prior, layout, condition
+        for prior in self.priors():
+            for layout in self.layouts():
+                for condition in self.conditions():
+                    yield prior, layout, condition
 
     def test_declarations(self) -> None:
         prior = self.make()
@@ -137,7 +141,8 @@ class PriorContract:
                 assert part.symbols.shape == block.distribution.shape
                 if size is not None:
                     assert 0 <= int(part.symbols.min()) <= int(part.symbols.max()) < size
-                    assert not isinstance(block.distribution, Categorical) or block.distribution.size == size
+                    tokens = block.distribution
+                    assert not isinstance(tokens, Categorical | GuardedCategorical) or tokens.size == size
 
     def test_frequencies_are_valid_integers(self) -> None:
         for prior, layout, condition in self.cases():
@@ -188,15 +193,42 @@ class PriorContract:
             for ours, theirs in zip(sampled.symbols, decoded.symbols, strict=True):
                 assert torch.equal(ours, theirs)
 
+    def exact_prior(self) -> Prior:
+        """The prior in numerics mode exact; skips where it has none."""
+        if not self.make().exact:
+            pytest.skip("the prior has no exact form")
+        return next(iter(self.priors()))
+
+    @torch.inference_mode()
+    def test_exact_form_uses_exact_operations_alone(self) -> None:
+        prior = self.exact_prior()
+        for layout in self.layouts():
+            for condition in self.conditions():
+                trial = self.trial(prior.blocks(layout, condition))
+                with audit():
+                    self.trial(prior.blocks(layout, condition), Replay(trial.symbols))
+                    self.trial(prior.teacher_forced(trial.arrays(), layout, condition), Replay(trial.symbols))
+
+    @torch.inference_mode()
+    def test_exact_form_is_the_same_with_every_backend(self) -> None:
+        prior = self.exact_prior()
+        for layout in self.layouts():
+            for condition in self.conditions():
+                trial = self.trial(prior.blocks(layout, condition))
+                for backend in BACKENDS:
+                    with use_backend(backend):
+                        again = self.trial(prior.blocks(layout, condition), Replay(trial.symbols))
+                    assert all(trial.row(index) == again.row(index) for index in range(layout.batch))
+
     def test_windows_cover_larger_grids(self) -> None:
-        prior = self.prior()
-        if prior.window is None:
-            pytest.skip("the prior takes grids of any size")
-        layout, condition = Layout(2, prior.window + 1, prior.window * 2 + 1), self.conditions()[0]
-        cover = Windowed(prior)
-        stepwise = self.trial(cover.blocks(layout, condition))
-        arrays = stepwise.arrays()
-        assert all(array.shape == (2, layout.height * layout.width) for array in arrays.values())
-        forced = self.trial(cover.teacher_forced(arrays, layout, condition), Replay(stepwise.symbols))
-        assert stepwise.order() == forced.order()
-        assert all(stepwise.row(index) == forced.row(index) for index in range(2))
+        for prior in self.priors():
+            if prior.window is None:
+                pytest.skip("the prior takes grids of any size")
+            layout, condition = Layout(2, prior.window + 1, prior.window * 2 + 1), self.conditions()[0]
+            cover = Windowed(prior)
+            stepwise = self.trial(cover.blocks(layout, condition))
+            arrays = stepwise.arrays()
+            assert all(array.shape == (2, layout.height * layout.width) for array in arrays.values())
+            forced = self.trial(cover.teacher_forced(arrays, layout, condition), Replay(stepwise.symbols))
+            assert stepwise.order() == forced.order()
+            assert all(stepwise.row(index) == forced.row(index) for index in range(2))
