@@ -2,9 +2,9 @@
 
     python benchmarks/exact.py [--images FOLDER] [--threads 1 2] [--backends]
 
-Three parts. Steps and passes of next-token priors, with the shape of LlamaGen-B (random weights, one window of 16x16
-tokens) and with pocket-vq's own weights (one window, and the four of a 512x512 picture): the network alone, from tokens
-to logits. Encoding against decoding of a window, with the range coder. With --images, the ideal size of pictures, cut to
+Steps and passes of next-token priors, with the shape of LlamaGen-B (random weights, one window of 16x16 tokens) and
+with pocket-vq's own weights (one window, and the four of a 512x512 picture): the network alone, from tokens to logits.
+Then encoding against decoding of a window, with the range coder. With --images, the ideal size of pictures, cut to
 their central 512x512 pixels, under pocket-vq in both modes.
 
 Times are the least of several rounds in which the modes take turns.

@@ -33,7 +33,8 @@ _MOVES = (
 )  # fmt: skip
 _EXACT = (
     "where", "eq", "ne", "lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or", "bitwise_and",
-    "__and__", "__or__", "__xor__", "bitwise_or", "bitwise_xor", "bitwise_not", "__rshift__", "__lshift__", "bitwise_left_shift", "any", "all",
+    "__and__", "__or__", "__xor__", "bitwise_or", "bitwise_xor", "bitwise_not",
+    "__rshift__", "__lshift__", "bitwise_left_shift", "any", "all",
     "bitwise_right_shift", "abs", "neg", "sign", "round", "floor", "ceil", "trunc", "clamp", "clamp_", "clamp_min",
     "clamp_max", "maximum", "minimum", "amax", "amin", "max", "min", "argmax", "argmin", "relu", "sort", "argsort",
     "searchsorted", "bucketize", "isfinite", "equal", "cummax",
@@ -88,7 +89,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         if _watching:
-            _check(func, args, kwargs)
+            try:
+                _check(func, args, kwargs)
+            except InexactError:
+                if not func._can_decompose():
+                    raise
+                with self:  # an operation made of others: look at those
+                    return func.decompose(*args, **kwargs)
         return func(*args, **kwargs)
 
 

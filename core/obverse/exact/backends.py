@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from obverse.errors import ConfigError
+from obverse.exact.rounding import ACTIVATION_LIMIT
 
 MAX_DEPTH = 2**17
 """Terms of one sum: so many products of 128 * 64 stay below 2**31."""
@@ -159,7 +160,9 @@ def _known(name: str) -> str:
 
 def usable_backends(device: torch.device) -> dict[str, float]:
     """Backends whose sums are right on a device, with the seconds of a trial."""
-    return {name: seconds for name in BACKENDS if (seconds := _trial(name, device)) is not None}
+    limbs, activations, expected = _trial_matrices(device)
+    trials = {name: _trial(name, limbs, activations, expected) for name in BACKENDS}
+    return {name: seconds for name, seconds in trials.items() if seconds is not None}
 
 
 @lru_cache
@@ -170,20 +173,28 @@ def _fastest(device: torch.device) -> str:
     return min(times, key=lambda name: times[name])
 
 
-def _trial(backend: str, device: torch.device) -> float | None:
-    """Seconds for one step and one pass of a small model, or None where the sums are wrong or do not exist."""
-    side, rows = 768, 128
-    pattern = torch.arange(side * side, device=device)
-    weights = (pattern * 7919 % 16385 - 8192).view(side, side)
-    activations = (pattern * 104729 % (2 * 32514 + 1) - 32514).view(side, side)[:rows].to(torch.int16)
-    activations[0], weights[0] = 32514, 8192
-    expected = activations[:2].long().cpu() @ weights.long().cpu().t()
+def _trial_matrices(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Limbs of weights [2048, 768], activations [64, 768] with extreme ones, and the product of the first two rows.
+
+    The weights are so many that they come from memory and not from a cache, as those of real models do.
+    """
+    depth, outputs, rows = 768, 2048, 64
+    weights = (torch.arange(outputs * depth, dtype=torch.int32) * 7919 % 16385 - 8192).view(outputs, depth)
+    activations = (torch.arange(rows * depth, dtype=torch.int32) * 8191 % 65029 - ACTIVATION_LIMIT).view(rows, depth)
+    activations[0], weights[0] = ACTIVATION_LIMIT, 8192
+    expected = activations[:2].long() @ weights.long().t()
+    return split_weights(weights).to(device), activations.to(device, torch.int16), expected
+
+
+def _trial(backend: str, limbs: Tensor, activations: Tensor, expected: Tensor) -> float | None:
+    """Seconds for steps and pass of a short sequence; None where sums are wrong or the backend does not exist."""
     try:
-        carried = carry(split_weights(weights), backend)
+        carried = carry(limbs, backend)
         for some in (activations[:2], activations):
             if not torch.equal(product(some, carried, backend)[:2].long().cpu(), expected):
                 return None
-        return _seconds(activations[:1], carried, backend) * rows + _seconds(activations, carried, backend)
+        steps = _seconds(activations[:1], carried, backend) * len(activations)
+        return steps + _seconds(activations, carried, backend)
     except RuntimeError:
         return None
 
@@ -192,7 +203,7 @@ def _seconds(activations: Tensor, carried: Tensor, backend: str) -> float:
     """Least time of a product; on CPUs that of the processor, so that other programs do not disturb the choice."""
     clock = time.process_time if activations.device.type == "cpu" else time.perf_counter
     best = float("inf")
-    for _ in range(5):
+    for _ in range(3):
         start = clock()
         product(activations, carried, backend)[0, 0].item()
         best = min(best, clock() - start)
