@@ -57,12 +57,22 @@ def _start(count: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
 
 
+_working = False
+
+
 def _end(*_: object) -> NoReturn:
-    sys.exit(ExitCode.INTERRUPTED)
+    """Leave the job that is at work, so that its temporary files go; between jobs there is nothing to leave."""
+    if _working:
+        sys.exit(ExitCode.INTERRUPTED)
+    os._exit(ExitCode.INTERRUPTED)
 
 
 def _attempt(work: Work, job: Job) -> Outcome:
+    global _working
     try:
-        return attempt(work, job)
+        _working = True
+        outcome = attempt(work, job)
+        _working = False
+        return outcome
     except SystemExit:  # by now temporary files are gone; the pool would go on to the next job
         os._exit(ExitCode.INTERRUPTED)

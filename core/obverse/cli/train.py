@@ -34,7 +34,9 @@ def train(
         return ExitCode.DONE
     from obverse.training.trainer import Trainer
 
-    path = Trainer(resolved).run()
+    trainer = Trainer(resolved)
+    path = trainer.run()
+    trainer.accelerator.end_training()  # processes that train together leave together
     print(f"weights: {path}", file=sys.stderr)
     print(path)
     return ExitCode.DONE
