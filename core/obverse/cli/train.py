@@ -32,11 +32,10 @@ def train(
 
         print(OmegaConf.to_yaml(OmegaConf.create(resolved)), end="")
         return ExitCode.DONE
-    from obverse.training.trainer import Trainer
+    from obverse.training.trainer import Trainer, leave_group
 
-    trainer = Trainer(resolved)
-    path = trainer.run()
-    trainer.accelerator.end_training()  # processes that train together leave together
+    path = Trainer(resolved).run()
+    leave_group()
     print(f"weights: {path}", file=sys.stderr)
     print(path)
     return ExitCode.DONE

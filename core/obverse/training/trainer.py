@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import gc
 import math
 import os
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
@@ -227,3 +228,14 @@ class _Swap:
     def __exit__(self, *_: object) -> None:
         self.module.load_state_dict(self.kept)
         self.module.train()
+
+
+def leave_group() -> None:
+    """End what ties processes together that trained as one, when all of them are done.
+
+    Nothing may hold on to the group by then, else its threads are torn down with the interpreter, which can abort.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    gc.collect()
+    state.destroy_process_group()
