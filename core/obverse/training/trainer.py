@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import gc
+import json
 import math
 import os
 import time
