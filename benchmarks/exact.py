@@ -26,8 +26,8 @@ from obverse.exact.backends import backend_for
 from obverse.images import read_image
 from obverse.interfaces import Condition, Layout, Prior
 from obverse.loop import Decoding, Encoding, Known, run
+from obverse.next_token import LlamaPrior
 from obverse.numerics import prepare
-from obverse_pocket.llama import LlamaPrior
 
 SIDE = 16
 LENGTH = SIDE * SIDE
@@ -47,7 +47,7 @@ def least(*works: Callable[[], object], rounds: int = 3) -> list[float]:
 def llamagen_b() -> LlamaPrior:
     """A prior of LlamaGen-B's shape: 12 layers of 768, 16,384 tokens; 111 million random weights."""
     torch.manual_seed(0)
-    return LlamaPrior(vocabulary=16384, dim=768, layers=12, heads=12, window=SIDE).eval()
+    return LlamaPrior(vocabulary=16384, dim=768, layers=12, heads=12, hidden=2048, classes=1000, window=SIDE).eval()
 
 
 def pocket() -> LlamaPrior:
@@ -58,7 +58,7 @@ def pocket() -> LlamaPrior:
 
 def steps(prior: LlamaPrior, tokens: torch.Tensor) -> None:
     """The network of a whole decode: one step per token with a cache."""
-    model, rotary = prior.model, prior._rotary(SIDE, SIDE)
+    model, rotary = prior.model, prior.rotary(Layout(len(tokens), SIDE, SIDE))
     caches = model.caches(len(tokens), LENGTH)
     for t in range(LENGTH):
         model.output(model.hidden_states(model.tok_embeddings(tokens[:, t : t + 1]), rotary[t : t + 1], caches))
@@ -71,7 +71,8 @@ def compare(name: str, make: Callable[[], LlamaPrior], batch: int) -> None:
     assert isinstance(native, LlamaPrior)
     assert isinstance(exact, LlamaPrior)
     step = least(lambda: steps(native, tokens), lambda: steps(exact, tokens))
-    whole = least(lambda: native.logits(tokens, SIDE, SIDE), lambda: exact.logits(tokens, SIDE, SIDE), rounds=5)
+    sizes = Layout(batch, SIDE, SIDE), Condition()
+    whole = least(lambda: native.logits(tokens, *sizes), lambda: exact.logits(tokens, *sizes), rounds=5)
     print(
         f"  {name}: step {1e3 * step[0] / LENGTH:.2f} -> {1e3 * step[1] / LENGTH:.2f} ms ({step[1] / step[0]:.2f}x), "
         f"pass {1e3 * whole[0]:.0f} -> {1e3 * whole[1]:.0f} ms ({whole[1] / whole[0]:.2f}x)"

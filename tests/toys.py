@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from PIL import Image
 
 from obverse.config import PARTS, CodecConfig
 from obverse.distributions import Categorical
-from obverse.interfaces import Block, Blocks, Condition, Layout
+from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
 from obverse.pipeline import build
 from obverse.priors import UniformPrior
 from obverse.weights import write_tensors
@@ -78,6 +78,15 @@ def toy_hyper_config(folder: Path, seed: int = 0, *, name: str = "toy-hyper") ->
     return _write(folder, body, seed)
 
 
+def toy_class_config(folder: Path, *, name: str = "class-toy", window: int | None = None) -> Path:
+    """Write a token codec with a `ClassPrior` of 300 classes, which `installed` makes known, and its weights."""
+    config = OmegaConf.load(toy_config(folder, name=name))
+    config.prior = {"name": "class-toy", "classes": 300, "window": window}
+    path = folder / f"{name}.yaml"
+    path.write_text(OmegaConf.to_yaml(config), encoding="utf-8")
+    return path
+
+
 def _write(folder: Path, body: dict[str, Any], seed: int) -> Path:
     """Weights drawn from the seed, large enough for latents to vary, beside the configuration."""
     config = CodecConfig(body["name"], {part: body[part] for part in PARTS})
@@ -113,8 +122,25 @@ class LyingPrior(UniformPrior):
         yield Block("tokens", Categorical(logits), torch.arange(count))
 
 
+class ClassPrior(Prior):
+    """The class decides how probable each token is, the same for all cells; guidance makes the difference larger."""
+
+    exact: ClassVar[bool] = True
+
+    def __init__(self, *, alphabets: Mapping[str, int | None], classes: int, window: int | None = None) -> None:
+        self.alphabets, self.classes, self.window = dict(alphabets), classes, window
+
+    def blocks(self, layout: Layout, condition: Condition) -> Blocks:
+        size = self.alphabets["tokens"]
+        seed = self.classes if condition.label is None else condition.label
+        logits = torch.randint(-20, 20, (1, 1, size), generator=torch.Generator().manual_seed(seed))
+        logits = (logits * (1 + (condition.guidance or 0))).int().expand(layout.batch, 1, size)
+        for cell in range(layout.height * layout.width):
+            yield Block("tokens", Categorical(logits), torch.tensor([cell]))
+
+
 class Installed:
-    """A plugin of this process that provides codecs.
+    """A plugin of this process that provides codecs, and the prior `class-toy`.
 
     Args:
         configs: configuration files, in folders whose names are identifiers.
@@ -125,7 +151,8 @@ class Installed:
 
     @hookimpl
     def obverse_components(self) -> list[Component]:
-        return [Component("codec", path.stem, f"{path.parent.name}:{path.name}") for path in self.configs]
+        codecs = [Component("codec", path.stem, f"{path.parent.name}:{path.name}") for path in self.configs]
+        return [*codecs, Component("prior", "class-toy", f"{ClassPrior.__module__}:ClassPrior")]
 
 
 @contextmanager

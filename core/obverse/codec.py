@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,13 +24,14 @@ from obverse.errors import (
     CorruptError,
     DivergedError,
     UnsupportedInputError,
+    WeightsError,
     WrongNumericsError,
 )
 from obverse.identity import check_origin, find_config
 from obverse.interfaces import Block, Blocks, Coded, Condition, EntropyCoder, Layout, SymbolEncoder
 from obverse.loop import Decoding, Encoding, Known, Quantized, Sampling, Source, run
 from obverse.numerics import NATIVE, NUMBERS, UnsupportedModeError, environment, prepare
-from obverse.pipeline import Pipeline, build, create
+from obverse.pipeline import Pipeline, build_hollow, create
 from obverse.pixels import as_pixels, psnr
 from obverse.weights import load_weights
 
@@ -104,6 +107,7 @@ class Codec:
         image: Sequence[Any],
         *,
         quality: int | None = None,
+        label: int | None = None,
         chunks: Mapping[str, bytes] | None = None,
         verify: bool = False,
     ) -> list[bytes]: ...
@@ -113,6 +117,7 @@ class Codec:
         image: Any,
         *,
         quality: int | None = None,
+        label: int | None = None,
         chunks: Mapping[str, bytes] | None = None,
         verify: bool = False,
     ) -> bytes: ...
@@ -121,6 +126,7 @@ class Codec:
         image: Any,
         *,
         quality: int | None = None,
+        label: int | None = None,
         chunks: Mapping[str, bytes] | None = None,
         verify: bool = False,
     ) -> bytes | list[bytes]:
@@ -129,17 +135,18 @@ class Codec:
         Args:
             image: one image, or a list; images of one size are coded as a batch.
             quality: operating point, 1 to `qualities`; the middle one by default.
+            label: class of the pictures, for priors with classes; without one the prior is told none.
             chunks: metadata to carry, by name (`name`, `icc`, `exif`).
             verify: decode the symbols of every stream and compare them before it is returned. In numerics mode native
                 this is always done.
 
         Raises:
             UnsupportedInputError: an image is of a kind or size that cannot be coded.
-            ConfigError: the quality does not exist, or the coder only measures.
+            ConfigError: the quality or the class does not exist, or the coder only measures.
             DivergedError: a stream does not decode to what was encoded; nothing is returned.
         """
         if not isinstance(image, list | tuple):
-            streams: list[bytes] = self.compress([image], quality=quality, chunks=chunks, verify=verify)
+            streams: list[bytes] = self.compress([image], quality=quality, label=label, chunks=chunks, verify=verify)
             return streams[0]
         coder = self.pipeline.coder
         if not coder.real or coder.code is None:
@@ -149,8 +156,8 @@ class Codec:
         if coder.code not in container.CODERS:
             raise ConfigError(f"coder number {coder.code} has no place in the stream (known: {container.CODERS})")
         native = self.numerics == NATIVE
-        condition = self.condition(quality)
-        chunks = self._chunks(chunks or {})
+        condition = self.condition(quality, label)
+        chunks = self._chunks(chunks or {}, condition)
         pixels = [as_pixels(item) for item in image]
         streams = []
         for batch in _batches(pixels, 0 if native else BATCH_PIXELS):
@@ -191,7 +198,7 @@ class Codec:
         check_origin(self.config, header)
         self._check_numerics(header)
         coded, layout = self._decode(stream)
-        condition = Condition(header.quality)
+        condition = self._received(header)
         images = self._pictures(coded, layout, condition, header.height, header.width)
         picture = Image.fromarray(images[0])
         if "icc" in header.chunks:
@@ -207,6 +214,8 @@ class Codec:
         seed: int = 0,
         size: tuple[int, int] = (256, 256),
         quality: int | None = None,
+        label: int | None = None,
+        guidance: float | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -218,6 +227,8 @@ class Codec:
             seed: the same seed gives the same symbols.
             size: width and height in pixels.
             quality: operating point, 1 to `qualities`.
+            label: class of the pictures, for priors with classes; without one the prior is told none.
+            guidance: strength of classifier-free guidance towards the class, as the model's authors count it.
             temperature: 1 draws from the prior itself, 0 takes the most probable symbols.
             top_k: keep the k most probable symbols; 0 keeps all.
             top_p: keep the most probable symbols that together reach this probability, in (0, 1].
@@ -229,39 +240,61 @@ class Codec:
         width, height = size
         container.check_size(width, height)
         source = Sampling(torch.Generator().manual_seed(seed), temperature, top_k, top_p)
-        condition = self.condition(quality)
+        condition = self.condition(quality, label, guidance)
         coded, layout = self._run(source, n, condition, height, width)
         images = self._pictures(coded, layout, condition, height, width)
         return [Image.fromarray(image) for image in images]
 
     @torch.inference_mode()
-    def rate(self, image: Any, *, quality: int | None = None) -> Rate:
-        """Ideal size of an image: no bytes are written, the file is a few bytes larger."""
+    def rate(self, image: Any, *, quality: int | None = None, label: int | None = None) -> Rate:
+        """Ideal size of an image: no bytes are written, the file is a few bytes larger. Arguments as for `compress`."""
         pixels = as_pixels(image)
         container.check_size(pixels.shape[1], pixels.shape[0])
-        blocks, known = self._known([pixels], self.condition(quality), parallel=True)
+        blocks, known = self._known([pixels], self.condition(quality, label), parallel=True)
         ledger = _Ledger(known)
         run(blocks, ledger)
         by_array = {name: encoder.bits for name, encoder in ledger.encoders.items()}
         bits = sum(by_array.values())
         return Rate(bits, by_array, bits / (pixels.shape[0] * pixels.shape[1]))
 
-    def reconstruct(self, image: Any, *, quality: int | None = None) -> Reconstruction:
-        """Compress and decompress an image, through real bytes."""
+    def reconstruct(self, image: Any, *, quality: int | None = None, label: int | None = None) -> Reconstruction:
+        """Compress and decompress an image, through real bytes. Arguments as for `compress`."""
         pixels = as_pixels(image)
-        data = self.compress(pixels, quality=quality)
+        data = self.compress(pixels, quality=quality, label=label)
         decoded = self.decompress(data)
         bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
         return Reconstruction(decoded, data, bpp, psnr(pixels, np.asarray(decoded)))
 
-    def condition(self, quality: int | None) -> Condition:
-        """The operating point of a quality from 1 to `qualities`; None is the middle one."""
+    def condition(
+        self, quality: int | None = None, label: int | None = None, guidance: float | None = None
+    ) -> Condition:
+        """What the parts are told beside the symbols.
+
+        Args:
+            quality: operating point, 1 to `qualities`; None is the middle one.
+            label: class, for priors with classes; None for no class.
+            guidance: strength of guidance towards the class, not negative; None for none.
+
+        Raises:
+            ConfigError: one of them does not exist here.
+        """
         if quality is None:
             quality = (self.qualities + 1) // 2
         if not 1 <= quality <= self.qualities:
             valid = "only quality 1" if self.qualities == 1 else f"qualities 1 to {self.qualities}"
             raise ConfigError(f"quality {quality} does not exist: codec {self.name!r} has {valid}")
-        return Condition(quality - 1)
+        label = None if label is None else operator.index(label)
+        classes = self.pipeline.prior.classes
+        prior = f"prior {self.config.parts['prior']['name']!r} of codec {self.name!r}"
+        if classes is None and (label is not None or guidance is not None):
+            raise ConfigError(f"{prior} has no classes: leave class and guidance out")
+        if label is not None and classes is not None and not 0 <= label < classes:
+            raise ConfigError(f"class {label} does not exist: {prior} has classes 0 to {classes - 1}")
+        if guidance is not None and label is None:
+            raise ConfigError("guidance needs a class to be guided to")
+        if guidance is not None and not 0 <= guidance < math.inf:
+            raise ConfigError(f"guidance {guidance} is not a number from 0 upwards")
+        return Condition(quality - 1, label, guidance)
 
     @property
     def canvas(self) -> Canvas:
@@ -307,16 +340,24 @@ class Codec:
 
     def _decode(self, stream: Stream) -> tuple[list[Coded], Layout]:
         header = stream.header
-        if header.quality >= self.qualities:
-            raise CorruptError(f"the stream names quality {header.quality + 1} of {self.qualities}")
+        condition = self._received(header)
         decoding = Decoding([coder_by_code(header.coder).decoder(stream.payload)])
         try:
-            coded, layout = self._run(decoding, 1, Condition(header.quality), header.height, header.width)
+            coded, layout = self._run(decoding, 1, condition, header.height, header.width)
         except CorruptError as error:
             raise _diverged() from error
         if header.symbol_check(decoding.checks[0]) != stream.symbol_check:
             raise _diverged()
         return coded, layout
+
+    def _received(self, header: Header) -> Condition:
+        """What a stream says that the parts were told."""
+        label, classes = header.label(), self.pipeline.prior.classes
+        if header.quality >= self.qualities:
+            raise CorruptError(f"the stream names quality {header.quality + 1} of {self.qualities}")
+        if label is not None and label >= (classes or 0):
+            raise CorruptError(f"the stream names class {label}, its codec has {classes or 'no'} classes")
+        return Condition(header.quality, label)
 
     def _verify(self, data: bytes, sent: Sequence[Tensor]) -> None:
         """Refuse a stream that does not decode to the symbols that were sent, block by block."""
@@ -334,11 +375,17 @@ class Codec:
                 f"machine, in numerics mode {self.numerics!r}; no stream is returned"
             )
 
-    def _chunks(self, given: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """Metadata of the streams: what the caller gives, and the environment of native ones."""
-        if "environment" in given:
-            raise UnsupportedInputError("native streams tell their environment themselves; leave it out of the chunks")
-        return {**given, "environment": environment(self.device).encode()} if self.numerics == NATIVE else given
+    def _chunks(self, given: Mapping[str, bytes], condition: Condition) -> Mapping[str, bytes]:
+        """Metadata of the streams: what the caller gives, the class, and the environment of native ones."""
+        for name in ("environment", "class"):
+            if name in given:
+                raise UnsupportedInputError(f"streams tell their {name} themselves; leave it out of the chunks")
+        chunks = dict(given)
+        if condition.label is not None:
+            chunks["class"] = container.varint(condition.label)
+        if self.numerics == NATIVE:
+            chunks["environment"] = environment(self.device).encode()
+        return chunks
 
     def _check_numerics(self, header: Header) -> None:
         mode = header.mode()
@@ -404,8 +451,14 @@ def load(
 
 def from_config(config: CodecConfig, device: str = "cpu", numerics: str | None = None) -> Codec:
     """A codec from a resolved configuration, ready to code. Arguments as for `load`."""
-    pipeline = build(config)
-    load_weights(config.weights, pipeline.modules)
+    pipeline = build_hollow(config)
+    try:
+        load_weights(config.fetch(), pipeline.modules)
+    except WeightsError as error:
+        source = config.source()
+        if source is None:
+            raise
+        raise WeightsError(f"{error}; the official files: {source}") from error
     try:
         return Codec(config, pipeline, device, numerics)
     except (RuntimeError, TypeError, AssertionError) as error:
@@ -432,7 +485,7 @@ def decompress(data: bytes, *, device: str = "cpu") -> Image.Image:
         StreamError: one of its subclasses says why the stream cannot be decoded.
     """
     stream = container.unpack(data)
-    return from_header(stream.header, find_config(stream.header), device).decode_stream(stream)
+    return from_header(stream.header, find_config(stream.header, fetch=True), device).decode_stream(stream)
 
 
 def coder_by_code(code: int) -> EntropyCoder:

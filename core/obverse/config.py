@@ -9,13 +9,15 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obverse.errors import ConfigError, ObverseError, PluginError, UnknownNameError, WeightsError
+from obverse.hub import PREFIX, HubFile
+from obverse.shards import files_of
 from obverse_registry import RegistryError, UnknownComponentError, registry
 
 if TYPE_CHECKING:
@@ -34,13 +36,14 @@ class CodecConfig:
     Attributes:
         name: name of the codec; part of the stream's identity.
         parts: for each of `PARTS`, its `name` and keyword arguments.
-        weights: safetensors files; tensors are named `encoder.…`, `quantizer.…`, `prior.…`. In a file they are
-            paths relative to it, or `package://PACKAGE/PATH` for a file of an installed package.
+        weights: files whose tensors are named `encoder.…`, `quantizer.…`, `prior.…`, or official checkpoints. In a
+            configuration they are paths relative to it, `package://PACKAGE/PATH` for a file of an installed package,
+            or `hf://OWNER/REPO/FILE@REVISION` for one of the hub, which is fetched when the codec is loaded.
     """
 
     name: str
     parts: Mapping[str, Mapping[str, Any]]
-    weights: tuple[Path, ...] = ()
+    weights: tuple[Path | HubFile, ...] = ()
 
     def to_yaml(self) -> str:
         """The configuration as a file that `load_config` reads back."""
@@ -52,15 +55,52 @@ class CodecConfig:
 
     def tag(self) -> bytes:
         """2 bytes that stand for the name in a stream."""
-        return hashlib.sha256(self.name.encode()).digest()[:2]
+        return name_tag(self.name)
 
     def fingerprint(self) -> bytes:
-        """3 bytes that stand for configuration and weights in a stream. The coder has a field of its own."""
+        """3 bytes that stand for configuration and weights in a stream. The coder has a field of its own.
+
+        Raises:
+            WeightsError: weights are not on this machine.
+        """
         parts = {part: self.parts[part] for part in PARTS if part != "coder"}
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode())
-        for path in self.weights:
-            digest.update(bytes.fromhex(file_digest(path)))
+        for path in self.local_weights():
+            for file in files_of(path):
+                digest.update(bytes.fromhex(file_digest(file)))
         return digest.digest()[:3]
+
+    def local_weights(self) -> list[Path]:
+        """Where the weights lie on this machine.
+
+        Raises:
+            WeightsError: weights of the hub were not fetched yet.
+        """
+        return [file.local() if isinstance(file, HubFile) else file for file in self.weights]
+
+    def fetch(self) -> list[Path]:
+        """The same, with what is missing fetched from the hub.
+
+        Raises:
+            WeightsError: it cannot be fetched.
+        """
+        return [file.fetch() if isinstance(file, HubFile) else file for file in self.weights]
+
+    def source(self) -> str | None:
+        """Where the weights of the installed codec of this name come from, as its plugin says (`details["source"]`)."""
+        try:
+            return registry().get("codec", self.name).details.get("source")
+        except RegistryError:  # a configuration of the user's own
+            return None
+
+    def unpinned(self) -> list[str]:
+        """Weights of the hub that name no revision, so that they may change."""
+        return [str(file) for file in self.weights if isinstance(file, HubFile) and file.revision is None]
+
+
+def name_tag(name: str) -> bytes:
+    """2 bytes that stand for a codec's name."""
+    return hashlib.sha256(name.encode()).digest()[:2]
 
 
 def file_digest(path: Path) -> str:
@@ -127,7 +167,7 @@ def load_config(
     return CodecConfig(
         name=str(body["name"]),
         parts={part: _part(part, body[part], path) for part in PARTS},
-        weights=tuple(_weights_path(str(file), base) for file in files),
+        weights=tuple(weights_source(str(file), base) for file in files),
     )
 
 
@@ -144,15 +184,14 @@ def config_path(source: str | Path) -> Path:
         raise PluginError(str(error)) from error
 
 
-def installed_codecs() -> list[CodecConfig]:
-    """Every installed codec whose configuration can be read."""
-    found = []
-    for component in registry().components("codec"):
+def installed_codecs(tag: bytes = b"") -> Iterator[CodecConfig]:
+    """Every installed codec whose configuration can be read; those whose names have this tag come first."""
+    components = registry().components("codec")
+    for component in sorted(components, key=lambda component: name_tag(component.name) != tag):
         try:
-            found.append(load_config(component.name))
+            yield load_config(component.name)
         except ObverseError:  # one damaged codec must not hide the others
             continue
-    return found
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -196,8 +235,15 @@ def _part(part: str, body: Any, path: Path) -> Mapping[str, Any]:
     return section
 
 
-def _weights_path(file: str, base: Path) -> Path:
-    """Where a weights file lies: a path relative to `base`, or `package://PACKAGE/PATH` in an installed package."""
+def weights_source(file: str, base: Path) -> Path | HubFile:
+    """Where a weights file lies: a path relative to `base`, or `package://PACKAGE/PATH` in an installed package, or
+    `hf://OWNER/REPO/FILE@REVISION` on the hub.
+
+    Raises:
+        WeightsError: no such package, or an address that is none.
+    """
+    if file.startswith(PREFIX):
+        return HubFile.parse(file)
     if not file.startswith(_IN_PACKAGE):
         return (base / Path(file).expanduser()).resolve()
     package, _, inner = file.removeprefix(_IN_PACKAGE).partition("/")

@@ -27,8 +27,9 @@ MAX_METADATA = 2**24
 
 _MAX_LENGTH = 2**32
 
-CHUNKS = {1: "name", 2: "icc", 3: "exif", 4: "environment"}
-"""Metadata chunks by number: name of the codec (UTF-8), ICC profile, EXIF block, what wrote a native stream (UTF-8)."""
+CHUNKS = {1: "name", 2: "icc", 3: "exif", 4: "environment", 5: "class"}
+"""Metadata chunks by number: name of the codec (UTF-8), ICC profile, EXIF block, what wrote a native stream (UTF-8),
+class that the prior was told (varint)."""
 _CHUNK_NAMES = [CHUNKS.get(number, f"chunk-{number}") for number in range(256)]
 _CHUNK_NUMBERS = {name: number for number, name in enumerate(_CHUNK_NAMES)}
 
@@ -71,7 +72,7 @@ class Header:
         versions = VERSION << 4 | self.specification << 1
         settings = self.quality << 4 | self.coder << 2 | self.numerics
         identity = self.tag + self.fingerprint
-        return bytes([versions]) + identity + bytes([settings]) + _varint(self.width) + _varint(self.height)
+        return bytes([versions]) + identity + bytes([settings]) + varint(self.width) + varint(self.height)
 
     def symbol_check(self, symbols: int) -> int:
         """What a stream says of its symbols: 16 bits of their CRC-32, continued over `fixed`.
@@ -79,6 +80,23 @@ class Header:
         So symbols that decode under another codec, quality, size or rule than they were written for are noticed too.
         """
         return zlib.crc32(self.fixed(), symbols) & 0xFFFF
+
+    def label(self) -> int | None:
+        """The class that the prior is told, None without one.
+
+        Raises:
+            CorruptError: the chunk is no number.
+        """
+        if "class" not in self.chunks:
+            return None
+        reader = _Reader(self.chunks["class"], 0)
+        try:
+            label = reader.varint()
+        except TruncatedError:
+            raise CorruptError("the class in the metadata is no number") from None
+        if reader.place != len(reader.data):
+            raise CorruptError("the class in the metadata is no number")
+        return label
 
     def mode(self) -> str:
         """Name of the numerics mode, which this program has in the stream's specification.
@@ -146,7 +164,7 @@ def pack(header: Header, payload: bytes, symbol_check: int) -> bytes:
     if header.chunks:
         out[len(MAGIC)] |= _HAS_CHUNKS
         out += _pack_chunks(header.chunks)
-    out += _varint(len(payload)) + payload
+    out += varint(len(payload)) + payload
     out += symbol_check.to_bytes(2, "big")
     return bytes(out + binascii.crc_hqx(out, 0xFFFF).to_bytes(2, "big"))
 
@@ -198,7 +216,7 @@ def unpack(data: bytes) -> Stream:
     return Stream(header, payload, symbol_check, len(data))
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Little-endian base-128 (LEB128)."""
     out = bytearray()
     while value > 127:
@@ -212,10 +230,10 @@ def _pack_chunks(chunks: Mapping[str, bytes]) -> bytes:
     unknown = [name for name in chunks if name not in _CHUNK_NUMBERS]
     if unknown:
         raise UnsupportedInputError(f"no metadata is called {unknown} (names: {', '.join(CHUNKS.values())})")
-    body = b"".join(bytes([_CHUNK_NUMBERS[k]]) + _varint(len(v)) + v for k, v in chunks.items())
+    body = b"".join(bytes([_CHUNK_NUMBERS[k]]) + varint(len(v)) + v for k, v in chunks.items())
     if len(body) > MAX_METADATA:
         raise UnsupportedInputError(f"{len(body)} bytes of metadata exceed the limit of {MAX_METADATA}")
-    return _varint(len(body)) + body
+    return varint(len(body)) + body
 
 
 def _unpack_chunks(body: bytes) -> dict[str, bytes]:

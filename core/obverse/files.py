@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,9 +48,25 @@ def write_beside(path: str | Path, data: bytes, force: bool = False) -> None:
         elif target.exists() and not force:
             raise FileExistsError
         else:
-            _put(target, data, force)
+            _put(target, lambda beside: _write_new(beside, data), force)
     except ObverseError:
         raise
+    except FileExistsError:
+        raise OutputExistsError(f"{str(path)!r} exists; use --force to overwrite it") from None
+    except (OSError, ValueError) as error:
+        raise output_error(str(path), error) from error
+
+
+def save_beside(path: str | Path, save: Callable[[Path], None], force: bool = False) -> None:
+    """As `write_beside`, for a file that `save` writes to the temporary path that it is given.
+
+    Raises:
+        OutputExistsError: the file exists, or appeared meanwhile, and `force` is not given.
+        OutputError: the file cannot be written.
+    """
+    check_output(path, force)
+    try:
+        _put(Path(os.path.realpath(path)), save, force)
     except FileExistsError:
         raise OutputExistsError(f"{str(path)!r} exists; use --force to overwrite it") from None
     except (OSError, ValueError) as error:
@@ -64,11 +81,15 @@ def output_error(name: str, error: Exception) -> OutputError:
     return OutputError(f"cannot write {name!r}: {reason}")
 
 
-def _put(target: Path, data: bytes, force: bool) -> None:
+def _write_new(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+
+
+def _put(target: Path, write: Callable[[Path], None], force: bool) -> None:
     temporary = target.with_name(f".obverse-{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
+        write(temporary)
         if force:
             os.replace(temporary, target)
         else:

@@ -10,21 +10,30 @@ from obverse_registry import registry
 
 def named_configs(header: Header) -> list[CodecConfig]:
     """Installed codecs of the name that a stream gives, whatever their weights; seldom more than one."""
-    return [config for config in installed_codecs() if config.tag() == header.tag]
+    return [config for config in installed_codecs(header.tag) if config.tag() == header.tag]
 
 
-def find_config(header: Header) -> CodecConfig:
+def find_config(header: Header, *, fetch: bool = False) -> CodecConfig:
     """The installed codec that wrote a stream; needs no network to be loaded.
+
+    Args:
+        header: of the stream.
+        fetch: get the weights of codecs of that name from the hub where they are not on this machine.
 
     Raises:
         UnknownCodecError: none of that name.
         WrongWeightsError: the name is installed, with another configuration or other weights.
         WeightsError: the codec is installed, its weights are not.
     """
-    named = named_configs(header)
+    named: list[CodecConfig] = []
     unreadable: WeightsError | None = None
-    for config in named:
+    for config in installed_codecs(header.tag):
+        if config.tag() != header.tag:
+            continue
+        named.append(config)
         try:
+            if fetch:
+                config.fetch()
             if config.fingerprint() == header.fingerprint:
                 return config
         except WeightsError as error:
@@ -42,18 +51,19 @@ def find_config(header: Header) -> CodecConfig:
 
 
 def check_origin(config: CodecConfig, header: Header) -> None:
-    """Refuse a stream that another codec wrote.
+    """Refuse a stream that another codec wrote. Weights of the hub are fetched where the name is right.
 
     Raises:
         UnknownCodecError: one of another name.
         WrongWeightsError: one of this name, with another configuration or other weights.
-        WeightsError: the weights of this one are not installed.
+        WeightsError: the weights of this one are missing.
     """
     if header.tag != config.tag():
         wrote = _name(header)
         raise UnknownCodecError(
             f"the stream was written by another codec{f', {wrote!r}' if wrote else ''}, not {config.name!r}"
         )
+    config.fetch()
     if header.fingerprint != config.fingerprint():
         raise _other_weights(config, header)
 

@@ -46,13 +46,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class Condition:
-    """Side information that travels in the stream's settings.
+    """Side information beside the symbols.
 
     Args:
-        quality: operating point, 0 (smallest file) up to the codec's `qualities - 1`.
+        quality: operating point, 0 (smallest file) up to the codec's `qualities - 1`; travels in the stream's settings.
+        label: class of the picture for class-conditional priors, below the prior's `classes`; None for no class.
+        guidance: strength of classifier-free guidance, as the model's authors count it; None for none. Only for
+            generation: a stream has none.
     """
 
     quality: int = 0
+    label: int | None = None
+    guidance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,7 @@ class Prior(ABC):
             integers. An empty mapping accepts any.
         stride: pixels per cell of the latent grid it was made for, or None when it does not matter.
         qualities: operating points it has tables for, or None when it does not matter.
+        classes: number of classes that `Condition.label` may name, or None for a prior without classes.
         window: side in cells of the largest grid it models at once, or None for any. Larger grids are covered by
             windows (`obverse.windows`), for which its blocks must have positions.
         dtype: what its weights and arithmetic are in as it was published; numerics mode `native` uses it.
@@ -179,6 +185,7 @@ class Prior(ABC):
     alphabets: Mapping[str, int | None]
     stride: int | None = None
     qualities: int | None = None
+    classes: int | None = None
 
     @abstractmethod
     def blocks(self, layout: Layout, condition: Condition) -> Blocks:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from obverse.config import PARTS, CodecConfig, unknown_keys
 from obverse.errors import ConfigError, ObverseError, PluginError, UnknownNameError
@@ -67,6 +69,37 @@ def build(config: CodecConfig) -> Pipeline:
     pipeline = Pipeline(**parts)
     check_fit(pipeline, config)
     return pipeline
+
+
+def build_hollow(config: CodecConfig) -> Pipeline:
+    """As `build`, with parameters that have shapes and no data: no time and no memory for numbers that weights replace.
+
+    Buffers have their data. A part that cannot be made like this has its parameters too.
+    """
+    try:
+        with _hollow():
+            pipeline = build(config)
+    except (ObverseError, NotImplementedError):
+        return build(config)
+    if any(buffer.is_meta for module in pipeline.modules.values() for buffer in module.buffers()):
+        return build(config)
+    return pipeline
+
+
+@contextmanager
+def _hollow() -> Iterator[None]:
+    """Move every parameter to the meta device when its module gets it, before it is initialised."""
+
+    def emptied(module: nn.Module, name: str, parameter: Tensor | None) -> Tensor | None:
+        if type(parameter) is not nn.Parameter:
+            return None  # as it is
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def create(kind: str, section: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
@@ -149,4 +182,4 @@ def _size(count: int | None) -> str:
     return "unbounded integers" if count is None else f"{count} symbols"
 
 
-__all__ = ["Pipeline", "build", "check_fit", "create"]
+__all__ = ["Pipeline", "build", "build_hollow", "check_fit", "create"]

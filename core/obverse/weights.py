@@ -1,6 +1,6 @@
-"""Weights: safetensors files whose tensors are named `encoder.…`, `quantizer.…` and `prior.…`.
+"""Weights of a codec: files in our names, `encoder.…`, `quantizer.…` and `prior.…`, or official checkpoints.
 
-Matrices may be stored as int8 with one float scale per row, under `KEY` and `KEY.scale`.
+In safetensors of our own, matrices may be stored as int8 with one float scale per row, under `KEY` and `KEY.scale`.
 """
 
 from __future__ import annotations
@@ -13,41 +13,45 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from obverse.errors import WeightsError
+from obverse.checkpoints import read_checkpoint, translated
+from obverse.errors import PluginError, WeightsError
 
 _SCALE = ".scale"
 
 
 def load_weights(files: Sequence[Path], modules: Mapping[str, nn.Module]) -> None:
-    """Fill modules, strictly.
+    """Fill modules, strictly. Their tensors become copies of the files', in the modules' own dtypes.
 
     Args:
-        files: safetensors files, read in order.
-        modules: by the prefix of their tensors. Tensors of a part that is not here are left alone.
+        files: of any kind that `read_checkpoint` reads, in order; of tensors in several files the last one counts.
+        modules: by the prefix of their tensors; parameters may be without data (`obverse.pipeline.build_hollow`).
+            Tensors of a part that is not here are left alone.
 
     Raises:
         WeightsError: a file cannot be read, or keys or shapes differ from the modules'.
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= read_tensors(file)
+        tensors |= translated(file, read_tensors(file))
     where = ", ".join(str(f) for f in files) or "no weights given"
     for prefix, module in modules.items():
         expected = module.state_dict()
         own = {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
-        problems = _differences(expected, own)
+        problems = differences(expected, own)
         if problems:
-            raise WeightsError(f"weights of the {prefix} do not fit ({where}): {problems}")
-        module.load_state_dict(own, strict=True)
+            hint = f"; no file holds tensors of the {prefix}" if files and not own else ""
+            raise WeightsError(f"weights of the {prefix} do not fit ({where}): {problems}{hint}")
+        # Copies, so that files can be replaced while the codec lives.
+        copies = {key: own[key].to(value.dtype, copy=True) for key, value in expected.items()}
+        module.load_state_dict(copies, strict=True, assign=True)
+        empty = [key for key, value in module.state_dict().items() if value.is_meta]
+        if empty:
+            raise PluginError(f"{type(module).__name__} does not take {empty[0]!r} from load_state_dict(assign=True)")
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a file, int8 matrices expanded to float32."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            stored = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"weights {str(file)!r} cannot be read as safetensors: {error}") from error
+    """All tensors of a file under its own names, int8 matrices expanded to float32."""
+    stored = read_checkpoint(file)
     scales = {key + _SCALE for key, value in stored.items() if value.dtype == torch.int8 and key + _SCALE in stored}
     return {
         k: _expand(v, stored[k + _SCALE]) if k + _SCALE in scales else v for k, v in stored.items() if k not in scales
@@ -90,7 +94,8 @@ def _expand(value: Tensor, scale: Tensor) -> Tensor:
     return value.float() * scale.view(-1, *[1] * (value.ndim - 1))
 
 
-def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """What is wrong with given tensors, in words; nothing where keys and shapes are the same."""
     missing = sorted(expected.keys() - given.keys())
     unexpected = sorted(given.keys() - expected.keys())
     shapes = [

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from obverse.interfaces import Condition, Layout
 from obverse.nn.lpips import LPIPS
 from obverse.nn.residual import lower_bound, straight_through
 from obverse.nn.vector_quantizer import CodebookAverage, UnitCodebook
@@ -145,7 +146,7 @@ class NextTokenTask(Task):
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = self.tokens(images)
         rows, columns = tokens.shape[1:]
-        logits = self.prior.logits(tokens.flatten(1), rows, columns).float()
+        logits = self.prior.logits(tokens.flatten(1), Layout(len(tokens), rows, columns), Condition()).float()
         loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
         return loss, {"bits": loss.detach() / torch.log(torch.tensor(2.0))}
 

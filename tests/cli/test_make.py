@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toys
 import yaml
 from PIL import Image
 
@@ -140,3 +141,45 @@ def test_train_is_interrupted(obverse, monkeypatch) -> None:
 
     monkeypatch.setattr("obverse.training.config.load_training", stop)
     obverse("train", "run.yaml").failed(130, "interrupted")
+
+
+class TestClasses:
+    @pytest.fixture
+    def classes(self, obverse, tmp_path):
+        path = toys.toy_class_config(tmp_path)
+
+        def run(command, *words):
+            return obverse(command, *words, "--config", path)
+
+        return run
+
+    def test_a_class_travels_in_the_stream(self, classes, obverse, photo) -> None:
+        assert classes("compress", photo, "x.obv", "--class", "7").code == 0
+        (report,) = obverse("info", "x.obv", "--json").json
+        assert (report["class"], report["metadata"]) == (7, {"class": 1})
+        assert "class:           7\n" in obverse("info", "x.obv").out
+        assert classes("decompress", "x.obv", "x.png").code == 0
+        assert classes("reconstruct", photo, "y.png", "--class", "7").code == 0
+
+    def test_generation_with_a_class_and_guidance(self, classes) -> None:
+        for name, words in {"a": [], "b": ["--class", "3"], "c": ["--class", "3", "--guidance", "2.5"]}.items():
+            assert classes("generate", "--size", "64x64", "-o", f"{name}.png", *words).code == 0
+        assert len({pixels(f"{name}.png").tobytes() for name in "abc"}) == 3
+
+    @pytest.mark.parametrize(
+        ("command", "words", "message"),
+        [
+            ("generate", ["--class", "300"], "class 300 does not exist: prior 'class-toy'"),
+            ("generate", ["--class", "-1"], "--class"),
+            ("generate", ["--class", "cat"], "--class"),
+            ("generate", ["--guidance", "2"], "guidance needs a class"),
+            ("generate", ["--class", "1", "--guidance", "-2"], "--guidance"),
+            ("compress", ["photo.png", "--class", "300"], "class 300 does not exist"),
+        ],
+    )
+    def test_what_does_not_exist(self, classes, photo, command, words, message) -> None:
+        classes(command, *words).failed(2, message)
+
+    def test_priors_without_classes(self, obverse, photo) -> None:
+        obverse("compress", photo, "-m", "toy", "--class", "1").failed(2, "prior 'uniform' of codec 'toy' has no class")
+        obverse("generate", *TOY, "--class", "1").failed(2, "prior 'pocket-llama' of codec 'toy-llama' has no classes")

@@ -71,7 +71,6 @@ print(code, *sorted(heavy), file=sys.stderr)
         (["--version"], "0", 0.5),
         (["list"], "0", 1),
         (["plugins", "--json"], "0", 1),
-        (["list", "--codecs"], "0 omegaconf", 1),
         (["info", "stream.obv"], "0 omegaconf", 1),
         (["compress", "-m", "toy", "--print-config"], "0 PIL numpy omegaconf", 1),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from obverse import load
 from obverse.container import unpack
 from obverse_registry import Component, Registry, hookimpl, registry
 
@@ -86,7 +87,20 @@ def test_list_can_be_narrowed(obverse) -> None:
 
 def test_list_of_codecs_shows_weights(obverse) -> None:
     (row,) = obverse("list", "toy", "--codecs", "--json").json
-    assert (row["kind"], row["plugin"], row["weights"]) == ("codec", "toys", "0.0 MB")
+    assert (row["kind"], row["plugin"], row["weights"]) == ("codec", "toys", "yes, 0.0 MB")
+
+
+def test_list_of_codecs_shows_sizes(obverse) -> None:
+    rows = {row["name"]: row for row in obverse("list", "toy*", "--codecs", "--json").json}
+    sizes = {name: (row["tokens"], row["side"], row["codebook"]) for name, row in rows.items()}
+    assert sizes == {"toy": (256, 256, 16), "toy-llama": (256, 256, 16), "toy-hyper": (None, 256, None)}
+    for name, row in rows.items():
+        modules = load(name).pipeline.modules.values()
+        assert row["parameters"] >= sum(p.numel() for m in modules for p in m.parameters()) > 0
+    table = obverse("list", "toy*", "--codecs").out.splitlines()
+    heads = "KIND", "NAME", "PLUGIN", "TOKENS", "SIDE", "CODEBOOK", "PARAMETERS", "WEIGHTS", "LICENCE"
+    assert table[0].split() == list(heads)
+    assert table[2].split()[:6] == ["codec", "toy-hyper", "toys", "-", "256", "-"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from miniatures import NextTokenPrior, NextTokenQuantizer
 from PIL import Image
-from toys import LyingPrior, installed, toy_config, toy_hyper_config
+from toys import LyingPrior, installed, toy_class_config, toy_config, toy_hyper_config
 
 import obverse
 from obverse import container
@@ -304,3 +305,84 @@ class TestOneSize:
         decoded = [np.asarray(codec.decompress(codec.compress(image))) for image in (one, other)]
         assert np.array_equal(decoded[0][:, :16], decoded[1][:, :16])
         assert not np.array_equal(decoded[0][:, 16:], decoded[1][:, 16:])
+
+
+@pytest.fixture(scope="module", params=[None, 4], ids=["whole", "windows"])
+def codec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codec]:
+    path = toy_class_config(tmp_path_factory.mktemp("classes"), window=request.param)
+    with installed(path):
+        yield obverse.load(path)
+
+
+class TestClasses:
+    """A prior whose probabilities depend on the class that it is told, with and without windows."""
+
+    @pytest.mark.parametrize("label", [None, 0, 1, 299])
+    def test_round_trip(self, codec: Codec, label: int | None) -> None:
+        image = picture(70, 60)
+        data = codec.compress(image, label=label, verify=True)
+        header = container.unpack(data).header
+        assert header.label() == label
+        assert ("class" in header.chunks) == (label is not None)
+        assert np.array_equal(np.asarray(codec.decompress(data)), np.asarray(codec.reconstruct(image).image))
+        assert obverse.decompress(data).size == (70, 60)
+        assert codec.reconstruct(image, label=label).data == data
+
+    def test_the_class_decides_the_size(self, codec: Codec) -> None:
+        image = picture(70, 60)
+        sizes = {label: codec.rate(image, label=label).bits for label in (None, 0, 1, 2)}
+        assert len(set(sizes.values())) == 4
+        for label, bits in sizes.items():
+            payload = container.unpack(codec.compress(image, label=label)).payload
+            assert abs(8 * len(payload) - bits) < 64
+
+    def test_another_class_than_the_encoders_diverges(self, codec: Codec) -> None:
+        stream = container.unpack(codec.compress(picture(), label=3))
+        for chunks in ({"class": b"\x04"}, {}):
+            data = container.pack(replace(stream.header, chunks=chunks), stream.payload, stream.symbol_check)
+            with pytest.raises(DivergedError):
+                codec.decompress(data)
+
+    def test_streams_with_classes_that_do_not_exist(self, codec: Codec, codecs: dict[str, Codec]) -> None:
+        for coder, message in ((codec, "its codec has 300 classes"), (codecs["llama"], "its codec has no classes")):
+            stream = container.unpack(coder.compress(picture()))
+            header = replace(stream.header, chunks={"class": container.varint(300)})
+            with pytest.raises(CorruptError, match=f"the stream names class 300, {message}"):
+                coder.decompress(container.pack(header, stream.payload, stream.symbol_check))
+
+    def test_generation(self, codec: Codec) -> None:
+        def drawn(**options: Any) -> np.ndarray:
+            return np.asarray(codec.generate(seed=3, size=(64, 64), **options)[0])
+
+        assert np.array_equal(drawn(label=5), drawn(label=5))
+        pictures = [drawn(), drawn(label=5), drawn(label=6), drawn(label=5, guidance=4.0)]
+        assert len({picture.tobytes() for picture in pictures}) == 4
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"label": 300}, r"class 300 does not exist: prior 'class-toy' of codec 'class-toy' has classes 0 to 299"),
+            ({"label": -1}, "class -1 does not exist"),
+            ({"guidance": 2.0}, "guidance needs a class"),
+            ({"label": 1, "guidance": -1.0}, r"guidance -1\.0 is not a number from 0 upwards"),
+            ({"label": 1, "guidance": float("nan")}, "guidance nan is not"),
+            ({"label": 1, "guidance": float("inf")}, "guidance inf is not"),
+        ],
+    )
+    def test_what_does_not_exist(self, codec: Codec, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            codec.generate(**options)
+        if "guidance" not in options:
+            for method in (codec.compress, codec.rate, codec.reconstruct):
+                with pytest.raises(ConfigError, match=message):
+                    method(picture(), **options)
+
+    @pytest.mark.parametrize("options", [{"label": 0}, {"label": 0, "guidance": 1.0}, {"guidance": 1.0}])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_priors_without_classes(self, codecs: dict[str, Codec], kind: str, options: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError, match=r"prior '[\w-]+' of codec '[\w-]+' has no classes: leave"):
+            codecs[kind].generate(**options)
+
+    def test_a_class_among_the_chunks(self, codec: Codec) -> None:
+        with pytest.raises(UnsupportedInputError, match="streams tell their class themselves"):
+            codec.compress(picture(), chunks={"class": b"\x01"})

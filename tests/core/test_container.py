@@ -22,6 +22,7 @@ from obverse.container import (
     check_size,
     pack,
     unpack,
+    varint,
 )
 from obverse.errors import (
     CorruptError,
@@ -94,7 +95,7 @@ headers = st.builds(
     numerics=st.integers(0, 3),
     specification=st.integers(1, 7),
     chunks=st.dictionaries(
-        st.sampled_from(list(CHUNKS.values())) | st.sampled_from(["chunk-0", "chunk-5", "chunk-255"]),
+        st.sampled_from(list(CHUNKS.values())) | st.sampled_from(["chunk-0", "chunk-6", "chunk-255"]),
         st.binary(max_size=300),
     ),
 )
@@ -170,7 +171,8 @@ def test_sizes_beyond_the_limits(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("name", ["", "tiff", "chunk-1", "chunk-256", "chunk-04", "chunk-", "NAME"])
 def test_metadata_of_no_known_name(name: str) -> None:
     with pytest.raises(
-        UnsupportedInputError, match=rf"no metadata is called \['{name}'\] \(names: name, icc, exif, environment\)"
+        UnsupportedInputError,
+        match=rf"no metadata is called \['{name}'\] \(names: name, icc, exif, environment, class\)",
     ):
         pack(replace(HEADER, chunks={name: b""}), b"", 0)
 
@@ -229,3 +231,16 @@ def test_checksums_find_every_burst_of_up_to_16_bits() -> None:
             damaged = number ^ ((1 << width - 1) | 1) << shift
             with pytest.raises(StreamError):
                 unpack(damaged.to_bytes(len(data), "big"))
+
+
+@pytest.mark.parametrize("label", [0, 1, 127, 128, 999, 2**31])
+def test_the_class(label: int) -> None:
+    header = replace(HEADER, chunks={"class": varint(label)})
+    assert unpack(pack(header, b"", 0)).header.label() == label
+    assert HEADER.label() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"\x81\x00", b"\x01\x01", b"\xff" * 6])
+def test_a_class_that_is_no_number(content: bytes) -> None:
+    with pytest.raises(CorruptError, match=r"the class in the metadata|a size in the header"):
+        replace(HEADER, chunks={"class": content}).label()

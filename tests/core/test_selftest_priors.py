@@ -96,7 +96,7 @@ def test_grouped_heads_share_keys() -> None:
         layer.register_forward_pre_hook(lambda _, arguments: shapes.append([tuple(x.shape) for x in arguments]))
     next(prior.blocks(LAYOUT, Condition()))
     assert shapes == [[(2, 4, 1, 8)] * 3] * len(layers)
-    assert prior.key_heads == 2  # type: ignore[attr-defined]
+    assert prior.model.heads == 2  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["hyperprior-leaky", "hyperprior-relu", "hyperprior-gdn"])

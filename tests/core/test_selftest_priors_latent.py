@@ -16,11 +16,12 @@ from obverse.errors import ConfigError
 from obverse.exact import BACKENDS, audit, convert, use_backend
 from obverse.interfaces import Blocks, Condition, Layout, Prior
 from obverse.loop import Sampling, Source, run
+from obverse.next_scale import NextScalePrior
+from obverse.nn.next_scale import HeadScale
 from obverse.numerics import EXACT, GUARDED64, NATIVE, prepare
 from obverse.selftest.priors import checkerboard, context, next_scale, top_down
 from obverse.selftest.priors.checkerboard import CheckerboardPrior
 from obverse.selftest.priors.context import ContextPrior
-from obverse.selftest.priors.next_scale import HeadScale, NextScalePrior
 from obverse.testing import PriorContract, Replay
 from obverse.testing.priors import threads
 

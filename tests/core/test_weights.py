@@ -8,9 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from toys import toy_config, toy_hyper_config
 
-from obverse.errors import WeightsError
+import obverse
+from obverse.config import load_config
+from obverse.errors import ConfigError, WeightsError
+from obverse.pipeline import build, build_hollow
+from obverse.priors import UniformPrior
 from obverse.weights import load_weights, read_metadata, read_tensors, write_tensors
+from obverse_registry import Component, hookimpl, registry
 
 
 def tensors() -> dict[str, Tensor]:
@@ -127,12 +133,112 @@ class TestLoading:
     @pytest.mark.parametrize("content", [b"", b"\x80\x02pickle", b"\xff" * 100, b'\x10\0\0\0\0\0\0\0{"a": 1}        '])
     def test_files_of_other_kinds_are_refused(self, parts: Parts, content: bytes) -> None:
         parts.file.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"w\.safetensors' cannot be read as safetensors"):
+        with pytest.raises(WeightsError, match=r"w\.safetensors' (are no checkpoint|cannot be read as)"):
             load_weights([parts.file], parts.modules)
         with pytest.raises(WeightsError, match="cannot be read as safetensors"):
             read_metadata(parts.file)
 
     def test_files_that_do_not_exist(self, parts: Parts, tmp_path: Path) -> None:
-        for path in (parts.file, tmp_path):
-            with pytest.raises(WeightsError, match="cannot be read as safetensors"):
+        for path, message in ((parts.file, "cannot be read: No such file"), (tmp_path, "folder without safetensors")):
+            with pytest.raises(WeightsError, match=message):
                 load_weights([path], parts.modules)
+
+    def test_a_part_that_no_file_holds(self, parts: Parts) -> None:
+        save_file({key: value for key, value in parts.state().items() if key.startswith("encoder")}, parts.file)
+        with pytest.raises(WeightsError, match=r"of the prior do not fit .* no file holds tensors of the prior"):
+            load_weights([parts.file], parts.modules)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_modules_decide_the_dtype(self, parts: Parts, dtype: torch.dtype) -> None:
+        given = {key: torch.rand_like(value).to(dtype) for key, value in parts.state().items()}
+        save_file(given, parts.file)
+        assert {value.dtype for value in read_tensors(parts.file).values()} == {dtype}
+        load_weights([parts.file], parts.modules)
+        for key, value in parts.state().items():
+            assert torch.equal(value, given[key].float())
+
+    def test_files_can_change_while_the_modules_live(self, parts: Parts) -> None:
+        given = {key: torch.rand_like(value) for key, value in parts.state().items()}
+        save_file(given, parts.file)
+        load_weights([parts.file], parts.modules)
+        parts.file.write_bytes(b"")
+        assert all(torch.equal(value, given[key]) for key, value in parts.state().items())
+
+    def test_modules_without_data_are_filled(self, parts: Parts) -> None:
+        given = {key: torch.rand_like(value) for key, value in parts.state().items()}
+        save_file(given, parts.file)
+        parts.modules["encoder"].to("meta")
+        load_weights([parts.file], parts.modules)
+        assert all(torch.equal(value, given[key]) for key, value in parts.state().items())
+
+
+class Drawn(UniformPrior, nn.Module):
+    """A prior that cannot be made without data: it looks at its weights, or derives a buffer from them."""
+
+    def __init__(self, *, alphabets: dict[str, int | None], looks: bool) -> None:
+        nn.Module.__init__(self)
+        super().__init__(alphabets=alphabets)
+        self.layer = nn.Linear(2, 2)
+        if looks:
+            self.largest = self.layer.weight.max().item()
+        self.register_buffer("square", self.layer.weight.detach() ** 2)
+        self.register_buffer("table", torch.arange(3.0), persistent=False)
+
+
+class Priors:
+    """A plugin of this process."""
+
+    @hookimpl
+    def obverse_components(self) -> list[Component]:
+        return [Component("prior", "drawn", f"{__name__}:Drawn")]
+
+
+class TestWithoutData:
+    def test_parameters_have_no_data_and_buffers_do(self, tmp_path: Path) -> None:
+        config = load_config(toy_hyper_config(tmp_path))
+        for name, module in build_hollow(config).modules.items():
+            assert all(parameter.is_meta for parameter in module.parameters())
+            assert not any(buffer.is_meta for buffer in module.buffers())
+            expected = build(config).modules[name].state_dict()
+            assert {k: v.shape for k, v in module.state_dict().items()} == {k: v.shape for k, v in expected.items()}
+        assert not any(p.is_meta for module in build(config).modules.values() for p in module.parameters())
+
+    @pytest.mark.parametrize("looks", [True, False])
+    def test_parts_that_need_their_data_have_it(self, tmp_path: Path, looks: bool) -> None:
+        registry().add(Priors(), "priors")
+        try:
+            config = load_config(toy_config(tmp_path), parts={"prior": "drawn"}, overrides=[f"prior.looks={looks}"])
+            prior = build_hollow(config).modules["prior"]
+        finally:
+            registry().remove("priors")
+        assert not any(tensor.is_meta for tensor in [*prior.parameters(), *prior.buffers()])
+        given = {f"prior.{key}": torch.rand_like(value) for key, value in prior.state_dict().items()}
+        save_file(given, tmp_path / "w")
+        load_weights([tmp_path / "w"], {"prior": prior})
+        assert all(torch.equal(value, given[f"prior.{key}"]) for key, value in prior.state_dict().items())
+
+    def test_a_configuration_that_is_wrong_says_the_same(self, tmp_path: Path) -> None:
+        config = load_config(toy_config(tmp_path), overrides=["quantizer.dim=5"])
+        with pytest.raises(ConfigError, match="do not fit"):
+            build_hollow(config)
+
+
+class Sourced:
+    """A plugin of this process whose codec has its weights elsewhere."""
+
+    @hookimpl
+    def obverse_components(self) -> list[Component]:
+        return [Component("codec", "toy", "sourced:toy.yaml", details={"source": "https://example.org/toy"})]
+
+
+def test_missing_files_are_said_to_come_from_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "sourced"
+    folder.mkdir()
+    toy_config(folder).with_suffix(".safetensors").unlink()
+    monkeypatch.syspath_prepend(tmp_path)
+    registry().add(Sourced(), "sourced")
+    try:
+        with pytest.raises(WeightsError, match=r"cannot be read: No such .*; the official files: https://example\.org"):
+            obverse.load("toy")
+    finally:
+        registry().remove("sourced")

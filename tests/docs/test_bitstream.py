@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import toys
 
 import obverse
 from obverse.coders.range import RangeEncoder
@@ -287,6 +288,25 @@ def test_the_page_decodes_what_the_program_writes(
     source = Source(fields)
     with torch.inference_mode():
         run(codec.pipeline.grid_prior.blocks(layout, Condition(codec.qualities - 1)), source)
+    assert zlib.crc32(fields["fixed"], source.check) & 0xFFFF == fields["check"]
+
+
+@pytest.mark.parametrize("label", [None, 0, 200])
+def test_the_page_decodes_classes(tmp_path: Path, pixels: np.ndarray, label: int | None) -> None:
+    path = toys.toy_class_config(tmp_path, window=2)
+    with toys.installed(path):
+        codec = obverse.load(path)
+    fields = parse(codec.compress(pixels, label=label))
+    chunks = fields["chunks"]
+    assert isinstance(chunks, dict)
+    told = None
+    if 5 in chunks:
+        told, end = varint(chunks[5], 0)
+        assert end == len(chunks[5])
+    assert told == label
+    source = Source(fields)
+    with torch.inference_mode():
+        run(codec.pipeline.grid_prior.blocks(Layout(1, 3, 3), Condition(label=told)), source)
     assert zlib.crc32(fields["fixed"], source.check) & 0xFFFF == fields["check"]
 
 

@@ -194,7 +194,7 @@ def fuzz(codecs: dict[str, Codec], streams: list[bytes], count: int, seed: int) 
 @pytest.fixture
 def installed(codecs: dict[str, Codec], monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy codecs as the installed ones, and a limit on sizes."""
-    monkeypatch.setattr("obverse.identity.installed_codecs", lambda: [codec.config for codec in codecs.values()])
+    monkeypatch.setattr("obverse.identity.installed_codecs", lambda _: [codec.config for codec in codecs.values()])
     monkeypatch.setattr(container, "MAX_PIXELS", MAX_PIXELS)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from obverse.__about__ import __version__
-from obverse.cli import code, make, selftest, show, train
+from obverse.cli import code, convert, make, selftest, show, train
 from obverse.cli.exit import MEANINGS
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.command("reconstruct")(make.reconstruct)
 app.command("info")(show.info)
 app.command("list")(show.list_components)
 app.command("plugins")(show.plugins)
+app.command("convert")(convert.convert)
 app.command("train")(train.train)
 app.command("selftest")(selftest.selftest)
 

@@ -36,6 +36,7 @@ def compress(
     ] = None,
     codec: options.CodecOption = None,
     quality: options.QualityOption = None,
+    label: options.ClassOption = None,
     output: options.OutputOption = None,
     directory: options.DirectoryOption = None,
     force: options.ForceOption = False,
@@ -76,7 +77,7 @@ def compress(
     paths, output = named_output(paths, output, IMAGE_SUFFIXES, frozenset({STREAM_SUFFIX}))
     planned = plan(paths, IMAGE_SUFFIXES, STREAM_SUFFIX, output, directory, force)
     estimate = estimate or chosen.parts["coder"]["name"] == "ideal"
-    work = Compress(chosen, device, quality, metadata, estimate, numerics, verify)
+    work = Compress(chosen, device, quality, label, metadata, estimate, numerics, verify)
     return run_all(work, planned, jobs, resume, _describe_compressed, json)
 
 
@@ -123,6 +124,7 @@ class Compress:
     config: CodecConfig
     device: str
     quality: int | None
+    label: int | None
     metadata: bool
     estimate: bool
     numerics: str | None
@@ -153,13 +155,13 @@ class Compress:
         result["numerics"] = codec.numerics
         start = time.perf_counter()
         if self.estimate:
-            rate = codec.rate(loaded.pixels, quality=self.quality)
+            rate = codec.rate(loaded.pixels, quality=self.quality, label=self.label)
             return result | {"output": None, "bits_estimated": rate.bits, "bpp_estimated": rate.bpp}
         chunks = {}
         if self.metadata:
             kept = {"name": codec.name.encode(), "icc": loaded.icc, "exif": loaded.exif}
             chunks = {name: value for name, value in kept.items() if value}
-        data = codec.compress(loaded.pixels, quality=self.quality, chunks=chunks, verify=self.verify)
+        data = codec.compress(loaded.pixels, quality=self.quality, label=self.label, chunks=chunks, verify=self.verify)
         seconds = time.perf_counter() - start
         if job.target == "-":
             write_output(data)
@@ -221,9 +223,12 @@ def _origin(header: Header) -> CodecConfig:
 
     key = header.tag, header.fingerprint
     if key not in _origins:
-        _origins[key] = find_config(header)
+        _origins[key] = find_config(header, fetch=True)
     return _origins[key]
 
+
+_noted: set[str] = set()
+"""Weights without a revision that were announced."""
 
 _loaded: dict[tuple[str, str, str | None], Codec] = {}
 
@@ -232,6 +237,10 @@ def load_codec(config: CodecConfig, device: str, numerics: str | None = None) ->
     """The codec of a configuration, kept for the next file."""
     from obverse.codec import from_config
 
+    for name in config.unpinned():
+        if name not in _noted:
+            _noted.add(name)
+            print(f"obverse: {name} names no revision and may change; pin it as {name}@COMMIT", file=sys.stderr)
     return _kept((config.to_yaml(), device, numerics), lambda: from_config(config, device, numerics))
 
 

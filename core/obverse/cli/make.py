@@ -32,6 +32,10 @@ def generate(
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Keep the k most probable symbols; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Keep the most probable share.")] = 1.0,
     quality: options.QualityOption = None,
+    label: options.ClassOption = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", min=0.0, help="Strength of guidance towards the class.")
+    ] = None,
     codec: options.CodecOption = None,
     output: options.OutputOption = None,
     directory: options.DirectoryOption = None,
@@ -75,6 +79,8 @@ def generate(
         seed=seed,
         size=(width, height),
         quality=quality,
+        label=label,
+        guidance=guidance,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -115,6 +121,7 @@ def reconstruct(
         typer.Argument(metavar="IMAGE [OUTPUT.png] [KEY=VALUE]...", help="One image, or - for standard input."),
     ] = None,
     quality: options.QualityOption = None,
+    label: options.ClassOption = None,
     codec: options.CodecOption = None,
     output: options.OutputOption = None,
     force: options.ForceOption = False,
@@ -149,7 +156,7 @@ def reconstruct(
     loaded = read_image(read_input() if source == "-" else Path(source))
     for note in loaded.notes:
         print(f"obverse: {source}: {note}", file=sys.stderr)
-    result = load_codec(chosen, device, numerics).reconstruct(loaded.pixels, quality=quality)
+    result = load_codec(chosen, device, numerics).reconstruct(loaded.pixels, quality=quality, label=label)
     caption = f"{chosen.name}: {len(result.data)} bytes, {result.bpp:.4f} bpp, {result.psnr:.2f} dB"
     _write(target, side_by_side(loaded.pixels, result.image, caption), force)
     out = sys.stderr if target == "-" else sys.stdout

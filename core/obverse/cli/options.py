@@ -33,8 +33,10 @@ SetOption = Annotated[
     typer.Option("--set", "-s", help="Change the configuration: KEY=VALUE, as prior.layers=4."),
 ]
 WeightsOption = Annotated[
-    list[Path] | None,
-    typer.Option("--weights", "-w", help="Weights (safetensors) instead of the configuration's own."),
+    list[str] | None,
+    typer.Option(
+        "--weights", "-w", help="Weights instead of the configuration's own: a file, or hf://OWNER/REPO/FILE."
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:0.")]
 NumericsOption = Annotated[
@@ -44,6 +46,9 @@ NumericsOption = Annotated[
 QualityOption = Annotated[
     int | None,
     typer.Option("--quality", "-q", help="Operating point, 1 is the smallest file. (default: the middle one)"),
+]
+ClassOption = Annotated[
+    int | None, typer.Option("--class", min=0, help="Class of the picture, for priors with classes.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Skip inputs whose output exists.")]
@@ -73,7 +78,7 @@ def chosen_config(
     config: Path | None,
     parts: dict[str, str | None],
     overrides: Sequence[str],
-    weights: Sequence[Path] | None,
+    weights: Sequence[str] | None,
 ) -> CodecConfig | None:
     """The configuration that the options describe, or None when they say nothing."""
     swapped = {part: name for part, name in parts.items() if name is not None}

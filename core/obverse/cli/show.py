@@ -1,10 +1,11 @@
-"""`obverse info`, `obverse list` and `obverse plugins`: nothing here loads a network."""
+"""`obverse info`, `obverse list` and `obverse plugins`: nothing here loads weights, and nothing touches the network."""
 
 from __future__ import annotations
 
 import json as encoder
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +13,12 @@ from obverse.cli import options
 from obverse.cli.exit import ExitCode, UsageError
 from obverse.cli.jobs import Job, attempt, summary_code
 from obverse.cli.streams import read_input
-from obverse.errors import ObverseError
+from obverse.errors import ObverseError, WeightsError
 from obverse_registry import KINDS, Component, registry
+
+if TYPE_CHECKING:
+    from obverse.config import CodecConfig
+    from obverse.container import Header
 
 
 def info(
@@ -34,7 +39,8 @@ def info(
 
 
 def _lines(report: dict[str, Any]) -> str:
-    return "\n".join(f"{key.replace('_', ' ') + ':':<16} {value}" for key, value in report.items())
+    shown = {key.replace("_", " "): value for key, value in report.items() if value is not None}
+    return "\n".join(f"{key + ':':<16} {value}" for key, value in shown.items())
 
 
 class _Info:
@@ -74,6 +80,7 @@ def _describe_stream(path: str, stream: Any) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "quality": header.quality + 1,
+        "class": _class(header),
         "coder": _coder_name(header.coder),
         "numerics": container.NUMERICS.get(header.numerics, f"unknown ({header.numerics})"),
         "specification": header.specification,
@@ -87,6 +94,13 @@ def _describe_stream(path: str, stream: Any) -> dict[str, Any]:
     }
 
 
+def _class(header: Header) -> int | str | None:
+    try:
+        return header.label()
+    except ObverseError as error:
+        return f"unreadable: {error}"
+
+
 def _coder_name(code: int) -> str:
     from obverse.container import CODERS
 
@@ -96,7 +110,7 @@ def _coder_name(code: int) -> str:
 def list_components(
     pattern: Annotated[str | None, typer.Argument(help="Names to show, as 'pocket-*'.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", "-k", help=f"One of {', '.join(KINDS)}.")] = None,
-    codecs: Annotated[bool, typer.Option("--codecs", help="Codecs only, with their weights.")] = False,
+    codecs: Annotated[bool, typer.Option("--codecs", help="Codecs only, with sizes, licences and weights.")] = False,
     plugin: Annotated[str | None, typer.Option("--plugin", help="Only what this plugin provides.")] = None,
     json: options.JsonOption = False,
 ) -> ExitCode:
@@ -110,35 +124,60 @@ def list_components(
     if json:
         print(encoder.dumps(rows, indent=2))
     else:
-        _table(rows)
+        _table([{key: _shown(key, value) for key, value in row.items()} for row in rows])
     _warn_failures()
     return ExitCode.DONE
 
 
-def _row(component: Component, codecs: bool) -> dict[str, str]:
-    row = {
-        "kind": component.kind,
-        "name": component.name,
-        "plugin": component.plugin,
-        "summary": component.summary,
-    }
+def _row(component: Component, codecs: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": component.kind, "name": component.name, "plugin": component.plugin}
     if codecs:
-        row |= {"weights": _weights(component), "licence": component.licence or "?", **component.details}
-    return row
+        row |= {**_facts(component), "licence": component.licence or "?", **component.details}
+    return row | {"summary": component.summary}
 
 
-def _weights(component: Component) -> str:
-    """Whether the weights of a codec are on this machine, and their size."""
+def _facts(component: Component) -> dict[str, Any]:
+    """Sizes of a codec, and whether its weights are on this machine."""
     from obverse.config import load_config
 
     try:
-        files = load_config(component.name).weights
+        config = load_config(component.name)
+        from obverse.cli.figures import figures
+
+        found = figures(config)
     except ObverseError as error:
-        return f"unreadable: {error}"
-    missing = [path.name for path in files if not path.is_file()]
+        return {"tokens": None, "side": None, "codebook": None, "parameters": None, "weights": f"unreadable: {error}"}
+    return {
+        "tokens": found.tokens,
+        "side": found.side,
+        "codebook": found.codebook,
+        "parameters": found.parameters,
+        "weights": _weights(config, found.parameters),
+    }
+
+
+def _weights(config: CodecConfig, parameters: int) -> str:
+    """Whether weights are on this machine: their size, or where they are."""
+    from obverse.shards import files_of
+
+    missing, size = [], 0
+    for source in config.weights:
+        try:
+            path = source if isinstance(source, Path) else source.local()
+            size += sum(file.stat().st_size for file in files_of(path))
+        except (WeightsError, OSError):
+            missing.append(source.name if isinstance(source, Path) else str(source))
     if missing:
-        return f"missing: {', '.join(missing)}"
-    return f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB" if files else "none needed"
+        return f"no: {', '.join(missing)}"
+    if config.weights:
+        return f"yes, {size / 1e6:.1f} MB"
+    return f"no: {config.source() or 'name them with --weights'}" if parameters else "none needed"
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1e6:.1f} M" if key == "parameters" else str(value)
 
 
 def plugins(json: options.JsonOption = False) -> ExitCode:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from obverse.errors import ConfigError
 from obverse.exact import layers, tables
 from obverse.exact.attention import Attend
-from obverse.nn import attention, exponential, gdn, llama, masked, norms
+from obverse.nn import attention, exponential, gdn, llama, masked, next_scale, norms
 
 M = TypeVar("M", bound=nn.Module)
 Form = Callable[[M], nn.Module]
@@ -143,6 +143,11 @@ def _unit_norm(layer: norms.UnitNorm) -> nn.Module:
 @exact_form(attention.Attend)
 def _attend(layer: attention.Attend) -> nn.Module:
     return Attend()
+
+
+@exact_form(next_scale.HeadScale)
+def _head_scale(layer: next_scale.HeadScale) -> nn.Module:
+    return layers.HeadScale(layer.log_scale, next_scale.MAX_LOG_SCALE)
 
 
 @exact_form(llama.FeedForward)

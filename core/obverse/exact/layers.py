@@ -7,6 +7,7 @@ Shape notation:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Context, Decimal
 from typing import cast
 
 import torch
@@ -132,6 +133,27 @@ class UnitNorm(nn.Module):
     @trusted
     def forward(self, x: Tensor) -> Tensor:
         return x / square_root(sum_of_squares(x)).clamp_(min=self.eps)
+
+
+class HeadScale(nn.Module):
+    """Factors of the queries of each head: they depend on weights alone, so decimals compute them once.
+
+    Args:
+        log_scale: logarithms of the factors, in any shape.
+        limit: of the logarithms.
+    """
+
+    scale: Tensor
+
+    def __init__(self, log_scale: Tensor, limit: float) -> None:
+        super().__init__()
+        decimals = Context(prec=40)
+        logs = log_scale.detach().double().flatten().tolist()
+        scales = [float(decimals.exp(Decimal(min(log, limit)))) for log in logs]
+        self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64).view_as(log_scale))
+
+    def forward(self) -> Tensor:
+        return self.scale
 
 
 class Conv2d(nn.Module):

@@ -13,6 +13,7 @@ _KEPT = 48
 _ONE = 1 << _POINT
 
 
+@lru_cache(maxsize=16)
 def rotary_frequencies(count: int, base: float) -> tuple[int, ...]:
     """base**(-i / count) for i below count, times 2**112."""
     with localcontext(Context(prec=60)):
@@ -29,8 +30,19 @@ def rotary_table(length: int, count: int, base: float = 10000.0) -> Tensor:
         count: frequencies.
         base: ratio of the highest to the lowest frequency, nearly.
     """
-    table = torch.empty(length, count, 2, dtype=torch.float64)
-    for i, frequency in enumerate(rotary_frequencies(count, base)):
+    return angle_table(length, rotary_frequencies(count, base))
+
+
+@lru_cache(maxsize=16)
+def angle_table(length: int, frequencies: tuple[int, ...]) -> Tensor:
+    """Cosine and sine of p * f, [length, frequencies, 2] float64, to 2**-48.
+
+    Args:
+        length: positions p from 0.
+        frequencies: f from 0 to 1 in radians, times 2**112.
+    """
+    table = torch.empty(length, len(frequencies), 2, dtype=torch.float64)
+    for i, frequency in enumerate(frequencies):
         cosine, sine = _cosine_and_sine(frequency)
         x, y = _ONE, 0
         column = []

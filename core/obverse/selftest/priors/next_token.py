@@ -6,17 +6,15 @@ Shape notation:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
+from obverse.interfaces import Condition, Layout, Prior
+from obverse.next_token import LlamaPrior
 from obverse.nn.attention import Attend, KeyValueCache
-from obverse.nn.llama import FeedForward, rotary_2d, rotate
+from obverse.nn.llama import FeedForward, rotate
 from obverse.nn.norms import RMSNorm
 from obverse.nn.rotary import rotary_table
 from obverse.selftest.seeded import fill
@@ -66,7 +64,7 @@ class TransformerBlock(nn.Module):
         return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
 
 
-class NextToken(Prior, nn.Module):
+class NextToken(LlamaPrior):
     """Tokens in raster order, each from those before it and a class.
 
     Args:
@@ -78,11 +76,9 @@ class NextToken(Prior, nn.Module):
         head_norm: norm of each head's queries and keys: "none", "rms" (Cosmos) or "layer" (Lumina).
         positions: 2 for rotary angles of row and column, with a start that stands nowhere and has cosines of zero
             (LlamaGen); 1 for angles of the place in the sequence.
-        classes: rows of the class table.
+        classes: number of classes.
         label: the class.
     """
-
-    exact: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -97,64 +93,30 @@ class NextToken(Prior, nn.Module):
         classes: int,
         label: int,
     ) -> None:
-        super().__init__()
-        self.alphabets: Mapping[str, int | None] = {"tokens": vocabulary}
-        self.key_heads, self.head_dim = key_heads or heads, dim // heads
+        super().__init__(vocabulary=vocabulary, dim=dim, layers=0, heads=heads, classes=classes)
+        key_heads = key_heads or heads
+        self.model.layers.extend(TransformerBlock(dim, heads, key_heads, head_norm) for _ in range(layers))
+        self.model.heads = key_heads  # those that are cached
         self.positions, self.label = positions, label
-        self.tok_embeddings = nn.Embedding(vocabulary, dim)
-        self.cls_embedding = nn.Embedding(classes, dim)
-        self.layers = nn.ModuleList(TransformerBlock(dim, heads, self.key_heads, head_norm) for _ in range(layers))
-        self.norm = RMSNorm(dim)
-        self.output = nn.Linear(dim, vocabulary, bias=False)
 
-    def blocks(self, layout: Layout, condition: Condition) -> Blocks:
-        length = layout.height * layout.width
-        like = self.norm.weight
-        caches = [KeyValueCache(layout.batch, self.key_heads, length, self.head_dim, like) for _ in self.layers]
-        rotary = self._rotary(layout)
-        x = self._start(layout.batch)
-        for t in range(length):
-            logits = self._logits(x, rotary[t : t + 1], caches)
-            tokens = yield self._block(logits, t)
-            x = self.tok_embeddings(tokens)
+    def start(self, batch: int, condition: Condition) -> Tensor:
+        return super().start(batch, Condition(label=self.label))
 
-    def teacher_forced(self, symbols: Mapping[str, Tensor], layout: Layout, condition: Condition) -> Blocks:
-        before = self.tok_embeddings(symbols["tokens"][:, :-1])
-        x = torch.cat([self._start(layout.batch), before], dim=1)
-        logits = self._logits(x, self._rotary(layout), [None] * len(self.layers))
-        for t in range(layout.height * layout.width):
-            yield self._block(logits[:, t : t + 1], t)
-
-    def _start(self, batch: int) -> Tensor:
-        """Embedding [B, 1, D] of the class."""
-        label = torch.full((batch, 1), self.label, device=self.norm.weight.device)
-        return self.cls_embedding(label)  # type: ignore[no-any-return]
-
-    def _logits(self, x: Tensor, rotary: Tensor, caches: list[KeyValueCache] | list[None]) -> Tensor:
-        """[B, T, D] embeddings to [B, T, V]."""
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotary, cache)
-        return self.output(self.norm(x))  # type: ignore[no-any-return]
-
-    def _block(self, logits: Tensor, t: int) -> Block:
-        return Block("tokens", self.categorical(logits), torch.tensor([t], device=logits.device))
-
-    def _rotary(self, layout: Layout) -> Tensor:
-        """Angles [T, d/2, 2] of the start and all tokens but the last."""
-        length, device = layout.height * layout.width, self.norm.weight.device
-        if self.positions == 1:
-            return rotary_table(length, self.head_dim // 2).to(device)
-        cells = torch.arange(length, device=device)
-        grid = rotary_2d(cells // layout.width, cells % layout.width, self.head_dim)
-        return torch.cat([torch.zeros_like(grid[:1]), grid[:-1]])
+    def rotary(self, layout: Layout) -> Tensor:
+        if self.positions == 2:
+            return super().rotary(layout)
+        table = rotary_table(layout.height * layout.width, self.model.head_dim // 2)
+        return table.to(self.model.norm.weight)
 
 
 def toys() -> dict[str, Prior]:
     """Small ones with seeded weights, by name."""
-    small = partial(NextToken, vocabulary=61, layers=2, classes=5, label=3)
+    small = partial(NextToken, vocabulary=61, layers=2, classes=4, label=3)
     variants = {
         "next-token-2d": small(dim=32, heads=2),
         "next-token-1d": small(dim=40, heads=2, positions=1, head_norm="layer"),
         "next-token-grouped": small(dim=32, heads=4, key_heads=2, positions=1, head_norm="rms"),
     }
-    return {name: fill(prior, name) for name, prior in variants.items()}
+    for name, prior in variants.items():
+        fill(prior.model, name)
+    return {name: prior.eval() for name, prior in variants.items()}

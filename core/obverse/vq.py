@@ -1,0 +1,136 @@
+"""Tokenizers with a codebook, as parts of a pipeline: one grid of tokens in raster order.
+
+The autoencoder and the quantizer of VQGAN (arXiv:2012.09841) and of the systems that took it over.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from obverse.interfaces import Block, Coded, Condition, Encoder, Latents, Layout, Quantizer
+from obverse.nn.autoencoder import Analysis, Synthesis
+
+_PIECE = 4096  # vectors compared with the codebook at once
+
+
+class VQAutoencoder(Encoder, nn.Module):
+    """The convolutional autoencoder with a projection to the codebook's width on either side.
+
+    It looks at the whole picture (norms and attention), so pictures are not cut into tiles.
+
+    Args:
+        embed_dim: D, width of a code.
+        z_channels: channels between the networks and the projections.
+        width: channels of the first convolution.
+        multipliers: width of each level, in units of `width`; the stride is 2 ** (levels - 1).
+        blocks: residual blocks per level of the analysis; the synthesis has one more.
+        attention_levels: levels with attention, 0 has the highest resolution.
+        projection: side of the projections' kernels.
+        multiple: both sides of a picture are multiples of this, in pixels; the stride by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        z_channels: int,
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        blocks: int = 2,
+        attention_levels: Collection[int] = (),
+        projection: int = 1,
+        multiple: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.stride = 2 ** (len(multipliers) - 1)
+        self.multiple = multiple or self.stride
+        self.channels = {"tokens": embed_dim}
+        sizes = {"width": width, "multipliers": tuple(multipliers), "attention_levels": tuple(attention_levels)}
+        self.encoder = Analysis(out_channels=z_channels, blocks=blocks, **sizes)  # type: ignore[arg-type]
+        self.decoder = Synthesis(in_channels=z_channels, blocks=blocks + 1, **sizes)  # type: ignore[arg-type]
+        self.quant_conv = nn.Conv2d(z_channels, embed_dim, projection, padding=projection // 2)
+        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, projection, padding=projection // 2)
+
+    def encode(self, images: Tensor, condition: Condition) -> Latents:
+        return {"tokens": self.quant_conv(self.encoder(images * 2 - 1))}
+
+    def decode(self, latents: Latents, condition: Condition) -> Tensor:
+        return (self.decoder(self.post_quant_conv(latents["tokens"])) + 1) / 2  # type: ignore[no-any-return]
+
+
+class TokenQuantizer(Quantizer, nn.Module):
+    """A quantizer of one latent `tokens` [B, D, h, w], a token per cell in raster order.
+
+    Args:
+        size: K, number of tokens.
+        dim: D, channels of the latent.
+    """
+
+    context_free: ClassVar[bool] = True
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.channels = {"tokens": dim}
+        self.alphabets: Mapping[str, int | None] = {"tokens": size}
+
+    @abstractmethod
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Tokens of vectors, [N, D] -> [N] int64."""
+
+    @abstractmethod
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Vectors that tokens stand for, [...] int64 -> [..., D] float32."""
+
+    def symbols(self, latents: Latents) -> dict[str, Tensor]:
+        grid = latents["tokens"]
+        rows = rearrange(grid, "b d h w -> (b h w) d")
+        tokens = torch.cat([self.nearest(piece) for piece in torch.split(rows, _PIECE)])
+        return {"tokens": tokens.view(len(grid), -1)}
+
+    def quantize(self, latents: Latents, block: Block) -> Tensor:
+        symbols = self.symbols(latents)[block.name]
+        return symbols if block.positions is None else symbols[:, block.positions]
+
+    def dequantize(self, coded: list[Coded], layout: Layout) -> Latents:
+        device = coded[0].symbols.device
+        tokens = torch.zeros(layout.batch, layout.height * layout.width, dtype=torch.int64, device=device)
+        for part in coded:
+            tokens[:, slice(None) if part.positions is None else part.positions.to(device)] = part.symbols
+        return {"tokens": rearrange(self.lookup(tokens), "b (h w) d -> b d h w", h=layout.height)}
+
+
+class VectorQuantizer(TokenQuantizer):
+    """The code with the least distance (arXiv:1711.00937), or the nearest on the unit sphere (arXiv:2110.04627).
+
+    Args:
+        size: K, number of codes.
+        dim: D, width of a code.
+        unit: compare directions alone, and decode to codes of length one.
+    """
+
+    def __init__(self, *, size: int, dim: int, unit: bool = False) -> None:
+        super().__init__(size, dim)
+        self.unit = unit
+        self.embedding = nn.Embedding(size, dim)
+
+    def codes(self) -> Tensor:
+        """[K, D] float32, as they are compared and decoded to."""
+        weight = self.embedding.weight.float()
+        return F.normalize(weight, dim=1) if self.unit else weight
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        codes, vectors = self.codes(), vectors.float()
+        if self.unit:
+            vectors = F.normalize(vectors, dim=1)
+        distances = vectors.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * vectors @ codes.T
+        return distances.argmin(1)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        return self.codes()[tokens]

@@ -1,0 +1,1 @@
+"""Cosmos tokenizers and autoregressive world models (arXiv:2501.03575)."""

@@ -1,0 +1,50 @@
+"""Finite scalar quantization (arXiv:2309.15505): every channel is rounded to a few levels of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from math import prod
+from operator import mul
+
+import torch
+from torch import Tensor
+
+from obverse.vq import TokenQuantizer
+
+
+class FiniteScalarQuantizer(TokenQuantizer):
+    """A token is the number whose digits are the levels of the channels, the first channel being the fastest.
+
+    There are no weights. A code is not where its own rounding came from: quantizing it may give another one.
+
+    Args:
+        levels: number of levels of each channel.
+    """
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, *, levels: Sequence[int]) -> None:
+        if not levels or min(levels) < 2:
+            raise ValueError(f"levels are at least 2 for each channel, got {list(levels)}")
+        super().__init__(prod(levels), len(levels))
+        basis = list(accumulate(levels[:-1], mul, initial=1))
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("basis", torch.tensor(basis), persistent=False)
+
+    def bound(self, vectors: Tensor) -> Tensor:
+        """Values that round to a channel's levels, the middle one being 0: [N, D] -> [N, D] float32."""
+        half = (self.levels - 1) * 1.001 / 2  # the outermost levels are reached by finite values
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        shift = (offset / half).atanh()
+        return (vectors.float() + shift).tanh() * half - offset
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        digits = self.bound(vectors).round().long() + self.levels // 2
+        return (digits * self.basis).sum(-1)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        digits = tokens[..., None] // self.basis % self.levels
+        middle = self.levels // 2
+        return (digits - middle) / middle
