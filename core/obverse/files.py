@@ -90,6 +90,9 @@ def _put(target: Path, write: Callable[[Path], None], force: bool) -> None:
     temporary = target.with_name(f".obverse-{secrets.token_hex(8)}.tmp")
     try:
         write(temporary)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # as for any new file; some writers make theirs private
         if force:
             os.replace(temporary, target)
         else:

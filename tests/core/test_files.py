@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from obverse.errors import OutputError, OutputExistsError
-from obverse.files import write_beside
+from obverse.files import save_beside, write_beside
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
@@ -24,6 +24,19 @@ def test_files_get_the_permissions_of_any_new_file(force: bool, tmp_path: Path) 
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_private_files_of_other_writers_become_ordinary(tmp_path: Path) -> None:
+    def save(path: Path) -> None:
+        path.touch(0o600)
+
+    old = os.umask(0o022)
+    try:
+        save_beside(tmp_path / "x", save)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links")

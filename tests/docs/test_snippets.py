@@ -1,7 +1,8 @@
 """Every snippet in the README and the docs runs, or at least parses.
 
 Python snippets of a page run in one namespace, in a folder with a small `photo.jpg` and a folder `photos`. So do the
-`obverse` commands of its bash snippets, but for those that train or take long, whose words are only checked. Snippets
+`obverse` commands of its bash snippets, but for those that train, take long or need official
+checkpoints, whose words are only checked. Snippets
 that begin with a comment `# NAME` are files.
 """
 
@@ -67,7 +68,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def cheap(words: list[str]) -> bool:
-    return words[0] not in ("train", "selftest") and not any("runs/" in word for word in words)
+    return words[0] not in ("train", "selftest") and not any("runs/" in word or "checkpoints/" in word for word in words)
 
 
 @pytest.fixture
