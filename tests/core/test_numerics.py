@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -25,18 +24,9 @@ from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
 from obverse.numerics import MODES, NUMBERS, UnsupportedModeError, environment, prepare
 from obverse.priors import UniformPrior
 from obverse.testing import PriorContract, check_roundtrip
+from obverse.threads import threads
 
 CPU = torch.device("cpu")
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class NetworkPrior(Prior, nn.Module):

@@ -23,7 +23,7 @@ from obverse.selftest.priors import checkerboard, context, next_scale, top_down
 from obverse.selftest.priors.checkerboard import CheckerboardPrior
 from obverse.selftest.priors.context import ContextPrior
 from obverse.testing import PriorContract, Replay
-from obverse.testing.priors import threads
+from obverse.threads import threads
 
 MODULES = (next_scale, context, checkerboard, top_down)
 NAMES = [name for module in MODULES for name in module.toys()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from obverse.exact.backends import backend_for, usable_backends, use_backend
 from obverse.selftest.cases import Case, digest
+from obverse.threads import threads
 
 GOLDEN = Path(__file__).with_name("golden.json")
 """Hashes by the name of the case."""
@@ -84,21 +84,11 @@ def check(cases: Mapping[str, Case], settings: Sequence[Setting], recorded: Mapp
 
 def _differences(case: Case, setting: Setting, expected: str) -> list[str]:
     try:
-        with use_backend(setting.backend), _threads(setting.threads), torch.no_grad():
+        with use_backend(setting.backend), threads(setting.threads), torch.no_grad():
             results = case.compute(torch.device(setting.device))
     except Exception as error:
         return [f"{setting}: {type(error).__name__}: {error}"]
     return [f"{setting}{', ' if way else ''}{way}" for way, tensors in results.items() if digest(tensors) != expected]
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def report(outcomes: Sequence[Outcome], settings: Sequence[Setting]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -18,6 +17,7 @@ from obverse.interfaces import Block, Blocks, Coded, Condition, Layout, Prior
 from obverse.loop import Decoding, Encoding, Sampling, Source, run
 from obverse.numerics import EXACT, GUARDED64, prepare
 from obverse.testing.recording import Replay, recorded
+from obverse.threads import threads
 from obverse.windows import Windowed
 
 
@@ -51,17 +51,6 @@ class Run:
 
     def order(self) -> list[tuple[str, list[int] | None]]:
         return [(b.name, None if b.positions is None else b.positions.tolist()) for b in self.blocks]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run torch with this many threads for as long as the `with` lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class PriorContract:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,6 +22,7 @@ from obverse.nn.masked import MaskedConv2d, causal_taps, checkerboard_taps
 from obverse.nn.norms import RMSNorm, UnitNorm
 from obverse.nn.resample import area, bicubic
 from obverse.selftest.seeded import integers, uniform
+from obverse.threads import threads
 
 LAYERS = all_layers()
 
@@ -32,16 +31,6 @@ WEIGHT = 2.0**-13
 ACTIVATION = 2.0**-15 * (1 + 2.0**-7)
 NORM = 2.0**-19
 FLOAT64 = 1e-12  # roundings of float64, in the layers and in the references
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(params=LAYERS)
