@@ -16,7 +16,9 @@ from torch import Tensor
 
 from obverse import container
 from obverse.canvas import Canvas
+from obverse.coders.fallback import FallbackEncoder
 from obverse.coders.ideal import IdealEncoder
+from obverse.coders.range import RangeCoder
 from obverse.config import CodecConfig, load_config
 from obverse.container import Header, Stream
 from obverse.errors import (
@@ -33,6 +35,7 @@ from obverse.loop import Decoding, Encoding, Known, Quantized, Sampling, Source,
 from obverse.numerics import NATIVE, NUMBERS, UnsupportedModeError, environment, prepare
 from obverse.pipeline import Pipeline, build_hollow, create
 from obverse.pixels import as_pixels, psnr
+from obverse.rate_control import RateControl, check_targets, largest_within
 from obverse.weights import load_weights
 
 if TYPE_CHECKING:
@@ -110,6 +113,8 @@ class Codec:
         label: int | None = None,
         chunks: Mapping[str, bytes] | None = None,
         verify: bool = False,
+        rd_lambda: float | None = None,
+        max_bytes: int | None = None,
     ) -> list[bytes]: ...
     @overload
     def compress(
@@ -120,6 +125,8 @@ class Codec:
         label: int | None = None,
         chunks: Mapping[str, bytes] | None = None,
         verify: bool = False,
+        rd_lambda: float | None = None,
+        max_bytes: int | None = None,
     ) -> bytes: ...
     def compress(
         self,
@@ -129,8 +136,13 @@ class Codec:
         label: int | None = None,
         chunks: Mapping[str, bytes] | None = None,
         verify: bool = False,
+        rd_lambda: float | None = None,
+        max_bytes: int | None = None,
     ) -> bytes | list[bytes]:
         """Write an image, or a list of them, as `.obv` streams.
+
+        Where fixed-length codes are shorter than what the prior and the range coder make of a picture's tokens, they
+        are written instead, and the stream names the coder `raw`.
 
         Args:
             image: one image, or a list; images of one size are coded as a batch.
@@ -139,14 +151,28 @@ class Codec:
             chunks: metadata to carry, by name (`name`, `icc`, `exif`).
             verify: decode the symbols of every stream and compare them before it is returned. In numerics mode native
                 this is always done.
+            rd_lambda: choose among the nearest tokens those with the least bits + rd_lambda * squared latent distance
+                (`obverse.rate_control`), for vector quantizers; by default the nearest. In bits per unit, from 0.
+            max_bytes: search for the largest `rd_lambda` whose stream is not larger, for each image alone; the nearest
+                tokens where they fit.
 
         Raises:
             UnsupportedInputError: an image is of a kind or size that cannot be coded.
-            ConfigError: the quality or the class does not exist, or the coder only measures.
+            ConfigError: the quality or the class does not exist, the coder only measures, or the quantizer has no
+                candidates for rate control.
+            RateError: an image does not fit in `max_bytes`.
             DivergedError: a stream does not decode to what was encoded; nothing is returned.
         """
         if not isinstance(image, list | tuple):
-            streams: list[bytes] = self.compress([image], quality=quality, label=label, chunks=chunks, verify=verify)
+            streams: list[bytes] = self.compress(
+                [image],
+                quality=quality,
+                label=label,
+                chunks=chunks,
+                verify=verify,
+                rd_lambda=rd_lambda,
+                max_bytes=max_bytes,
+            )
             return streams[0]
         coder = self.pipeline.coder
         if not coder.real or coder.code is None:
@@ -155,16 +181,14 @@ class Codec:
             )
         if coder.code not in container.CODERS:
             raise ConfigError(f"coder number {coder.code} has no place in the stream (known: {container.CODERS})")
-        native = self.numerics == NATIVE
+        check_targets(rd_lambda, max_bytes)
         condition = self.condition(quality, label)
         chunks = self._chunks(chunks or {}, condition)
-        pixels = [as_pixels(item) for item in image]
         streams = []
-        for batch in _batches(pixels, 0 if native else BATCH_PIXELS):
+        alone = self.numerics == NATIVE or max_bytes is not None
+        for batch in _batches([as_pixels(item) for item in image], 0 if alone else BATCH_PIXELS):
             height, width = batch[0].shape[:2]
             container.check_size(width, height)
-            encoders = [coder.encoder() for _ in batch]
-            coded, checks = self._encode(batch, condition, encoders)
             header = Header(
                 width,
                 height,
@@ -175,11 +199,17 @@ class Codec:
                 NUMBERS[self.numerics],
                 chunks=chunks,
             )
-            for index, (encoder, check) in enumerate(zip(encoders, checks, strict=True)):
-                data = container.pack(header, encoder.finish(), header.symbol_check(check))
-                if verify or native:
-                    self._verify(data, [part.symbols.chunk(len(batch))[index] for part in coded])
-                streams.append(data)
+            if max_bytes is not None:
+                written = self._within(batch, condition, header, max_bytes)
+            elif rd_lambda is not None:
+                symbols = self._rate_control(batch, condition).choose(rd_lambda)
+                written = self._write(batch, condition, header, symbols)
+            else:
+                written = self._write(batch, condition, header)
+            if verify or self.numerics == NATIVE:
+                for data, sent in written:
+                    self._verify(data, sent)
+            streams += [data for data, _ in written]
         return streams
 
     def decompress(self, data: bytes) -> Image.Image:
@@ -308,28 +338,75 @@ class Codec:
         """Pictures [height, width, 3] uint8 from symbols."""
         return self.canvas.synthesise(self.pipeline.quantizer.dequantize(coded, layout), condition, height, width)
 
-    def _known(self, pictures: Sequence[np.ndarray], condition: Condition, *, parallel: bool) -> tuple[Blocks, Source]:
+    def _known(
+        self,
+        pictures: Sequence[np.ndarray],
+        condition: Condition,
+        *,
+        parallel: bool,
+        symbols: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Blocks, Source]:
         """The prior's blocks for pictures, and their symbols.
 
         Args:
             parallel: run the prior in one pass where all symbols are known; otherwise as a decoder does, step by step.
+            symbols: to code in place of the pictures' own.
         """
-        latents = self.canvas.analyse(pictures, condition)
         layout = self.canvas.layout(len(pictures), *pictures[0].shape[:2])
         quantizer, prior = self.pipeline.quantizer, self.pipeline.grid_prior
-        if quantizer.context_free:
+        if symbols is None:
+            latents = self.canvas.analyse(pictures, condition)
+            if not quantizer.context_free:
+                return prior.blocks(layout, condition), Quantized(quantizer, latents)
             symbols = quantizer.symbols(latents)
-            blocks = prior.teacher_forced(symbols, layout, condition) if parallel else prior.blocks(layout, condition)
-            return blocks, Known(symbols)
-        return prior.blocks(layout, condition), Quantized(quantizer, latents)
+        blocks = prior.teacher_forced(symbols, layout, condition) if parallel else prior.blocks(layout, condition)
+        return blocks, Known(symbols)
+
+    def _encoder(self) -> SymbolEncoder:
+        """What writes one stream: bounded symbols never take more than their fixed length."""
+        coder, sizes = self.pipeline.coder, self.pipeline.quantizer.alphabets.values()
+        return FallbackEncoder(coder) if isinstance(coder, RangeCoder) and None not in sizes else coder.encoder()
 
     @torch.inference_mode()
-    def _encode(
-        self, pictures: Sequence[np.ndarray], condition: Condition, encoders: Sequence[SymbolEncoder]
-    ) -> tuple[list[Coded], list[int]]:
-        blocks, known = self._known(pictures, condition, parallel=self.numerics != NATIVE)
+    def _write(
+        self,
+        pictures: Sequence[np.ndarray],
+        condition: Condition,
+        header: Header,
+        symbols: Mapping[str, Tensor] | None = None,
+    ) -> list[tuple[bytes, list[Tensor]]]:
+        """The stream of each picture, and the symbols in it, block by block. `symbols` as for `_known`."""
+        encoders = [self._encoder() for _ in pictures]
+        blocks, known = self._known(pictures, condition, parallel=self.numerics != NATIVE, symbols=symbols)
         encoding = Encoding(known, encoders)
-        return run(blocks, encoding), encoding.checks
+        coded = run(blocks, encoding)
+        written = []
+        for index, (encoder, check) in enumerate(zip(encoders, encoding.checks, strict=True)):
+            payload = encoder.finish()
+            own = replace(header, coder=encoder.code) if isinstance(encoder, FallbackEncoder) else header
+            data = container.pack(own, payload, own.symbol_check(check))
+            written.append((data, [part.symbols.chunk(len(pictures))[index] for part in coded]))
+        return written
+
+    def _within(
+        self, pictures: Sequence[np.ndarray], condition: Condition, header: Header, max_bytes: int
+    ) -> list[tuple[bytes, list[Tensor]]]:
+        """As `_write`, for one picture, in a stream of at most `max_bytes`."""
+
+        def write(rd_lambda: float) -> list[tuple[bytes, list[Tensor]]]:
+            return self._write(pictures, condition, header, control.choose(rd_lambda))
+
+        plain = self._write(pictures, condition, header)
+        if len(plain[0][0]) <= max_bytes:
+            return plain
+        control = self._rate_control(pictures, condition)
+        return largest_within(write, lambda written: len(written[0][0]), max_bytes, control.scale())
+
+    @torch.inference_mode()
+    def _rate_control(self, pictures: Sequence[np.ndarray], condition: Condition) -> RateControl:
+        latents = self.canvas.analyse(pictures, condition)
+        layout = self.canvas.layout(len(pictures), *pictures[0].shape[:2])
+        return RateControl(self.pipeline.quantizer, latents, self.pipeline.grid_prior, layout, condition)
 
     @torch.inference_mode()
     def _run(

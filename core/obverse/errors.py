@@ -23,6 +23,10 @@ class UnsupportedInputError(ObverseError, ValueError):
     """An image cannot be read or lies outside what the codec accepts."""
 
 
+class RateError(ObverseError, ValueError):
+    """An image does not fit in the size that was asked for."""
+
+
 class OutputExistsError(ObverseError, FileExistsError):
     """An output file exists and overwriting it was not asked for."""
 

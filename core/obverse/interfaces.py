@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from obverse.distributions import Categorical, Distribution, IntegerGaussian, to_grid
+from obverse.errors import ConfigError
 from obverse.guarded import GuardedCategorical, GuardedGaussian
 from obverse.numerics import GUARDED64, NATIVE
 
@@ -158,6 +159,22 @@ class Quantizer(ABC):
     def symbols(self, latents: Latents) -> dict[str, Tensor]:
         """All symbols by array name, [B, N] int64; only for `context_free` quantizers."""
         raise TypeError(f"{type(self).__name__} depends on the prior's blocks and has no symbols of its own")
+
+    def candidates(self, latents: Latents, count: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """The nearest symbols of each latent vector, for rate control; only for `context_free` quantizers, optional.
+
+        Args:
+            latents: as for `symbols`.
+            count: candidates wanted, k; fewer where the alphabet is smaller.
+
+        Returns:
+            By array name, symbols [B, N, k] int64 and their squared distances [B, N, k] float32, the nearest first,
+            which is that of `symbols`.
+
+        Raises:
+            ConfigError: the quantizer has none.
+        """
+        raise ConfigError(f"quantizer {type(self).__name__} offers no candidates, which rate control needs")
 
 
 class Prior(ABC):

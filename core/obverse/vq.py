@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from obverse.errors import ConfigError
 from obverse.interfaces import Block, Coded, Condition, Encoder, Latents, Layout, Quantizer
 from obverse.nn.autoencoder import Analysis, Synthesis
+from obverse.nn.vector_quantizer import nearest_codes
 
 _PIECE = 4096  # vectors compared with the codebook at once
 
@@ -94,6 +96,17 @@ class TokenQuantizer(Quantizer, nn.Module):
         tokens = torch.cat([self.nearest(piece) for piece in torch.split(rows, _PIECE)])
         return {"tokens": tokens.view(len(grid), -1)}
 
+    def distances(self, vectors: Tensor) -> Tensor:
+        """Squared distances of vectors from all codes, [N, D] -> [N, K] float32; only where the nearest is chosen."""
+        raise ConfigError(f"quantizer {type(self).__name__} offers no candidates, which rate control needs")
+
+    def candidates(self, latents: Latents, count: int) -> dict[str, tuple[Tensor, Tensor]]:
+        rows = rearrange(latents["tokens"], "b d h w -> (b h w) d")
+        found = [nearest_codes(self.distances(piece), count) for piece in torch.split(rows, _PIECE)]
+        tokens, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
+        shape = len(latents["tokens"]), -1, tokens.shape[1]
+        return {"tokens": (tokens.view(shape), distances.view(shape))}
+
     def quantize(self, latents: Latents, block: Block) -> Tensor:
         symbols = self.symbols(latents)[block.name]
         return symbols if block.positions is None else symbols[:, block.positions]
@@ -126,11 +139,13 @@ class VectorQuantizer(TokenQuantizer):
         return F.normalize(weight, dim=1) if self.unit else weight
 
     def nearest(self, vectors: Tensor) -> Tensor:
+        return self.distances(vectors).argmin(1)
+
+    def distances(self, vectors: Tensor) -> Tensor:
         codes, vectors = self.codes(), vectors.float()
         if self.unit:
             vectors = F.normalize(vectors, dim=1)
-        distances = vectors.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * vectors @ codes.T
-        return distances.argmin(1)
+        return vectors.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * vectors @ codes.T
 
     def lookup(self, tokens: Tensor) -> Tensor:
         return self.codes()[tokens]

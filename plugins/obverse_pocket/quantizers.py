@@ -34,6 +34,12 @@ class UnitVectorQuantizer(Quantizer, nn.Module):
         indices = self.codebook.nearest(rearrange(grid, "b d h w -> (b h w) d"))
         return {"tokens": rearrange(indices, "(b n) -> b n", b=len(grid))}
 
+    def candidates(self, latents: Latents, count: int) -> dict[str, tuple[Tensor, Tensor]]:
+        grid = latents["tokens"]
+        found = self.codebook.candidates(rearrange(grid, "b d h w -> (b h w) d"), count)
+        tokens, distances = (rearrange(array, "(b n) k -> b n k", b=len(grid)) for array in found)
+        return {"tokens": (tokens, distances)}
+
     def quantize(self, latents: Latents, block: Block) -> Tensor:
         symbols = self.symbols(latents)[block.name]
         return symbols if block.positions is None else symbols[:, block.positions]

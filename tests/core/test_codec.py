@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,8 @@ class TestRoundTrip:
     def test_rate_is_that_of_the_payload(self, codecs: dict[str, Codec], kind: str) -> None:
         data = codecs[kind].compress(picture())
         rate = codecs[kind].rate(picture())
-        assert abs(len(container.unpack(data).payload) - rate.bits / 8) <= 2
+        longest = math.inf if kind == "hyper" else 5 * 7 * 4  # an untrained prior is worse than fixed lengths
+        assert abs(len(container.unpack(data).payload) - min(rate.bits, longest) / 8) <= 2
         assert rate.bpp == pytest.approx(rate.bits / 7000)
         assert set(rate.bits_by_array) == ({"y", "z"} if kind == "hyper" else {"tokens"})
 
@@ -336,7 +338,8 @@ class TestClasses:
             payload = container.unpack(codec.compress(image, label=label)).payload
             assert abs(8 * len(payload) - bits) < 64
 
-    def test_another_class_than_the_encoders_diverges(self, codec: Codec) -> None:
+    def test_another_class_than_the_encoders_diverges(self, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(codec, "_encoder", codec.pipeline.coder.encoder)  # fixed-length codes ask no class
         stream = container.unpack(codec.compress(picture(), label=3))
         for chunks in ({"class": b"\x04"}, {}):
             data = container.pack(replace(stream.header, chunks=chunks), stream.payload, stream.symbol_check)

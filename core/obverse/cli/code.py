@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from obverse.cli import options
-from obverse.cli.exit import ExitCode
+from obverse.cli.exit import ExitCode, UsageError
 from obverse.cli.jobs import Job, named_output, plan, run_all
 from obverse.cli.streams import binary_output, read_input, write_output
 from obverse.config import CodecConfig
@@ -52,6 +53,19 @@ def compress(
     verify: Annotated[
         bool, typer.Option("--verify", help="Decode every stream before it is written; native ones always are.")
     ] = False,
+    rd_lambda: Annotated[
+        float | None,
+        typer.Option(
+            "--rd-lambda", min=0, help="Cheaper tokens: bits that a unit of squared latent distance is worth."
+        ),
+    ] = None,
+    target_bpp: Annotated[
+        float | None,
+        typer.Option("--target-bpp", help="Cheaper tokens until a file has at most so many bits per pixel."),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", min=1, help="Cheaper tokens until a file has at most so many bytes.")
+    ] = None,
     config: options.ConfigOption = None,
     encoder: options.EncoderOption = None,
     quantizer: options.QuantizerOption = None,
@@ -77,7 +91,17 @@ def compress(
     paths, output = named_output(paths, output, IMAGE_SUFFIXES, frozenset({STREAM_SUFFIX}))
     planned = plan(paths, IMAGE_SUFFIXES, STREAM_SUFFIX, output, directory, force)
     estimate = estimate or chosen.parts["coder"]["name"] == "ideal"
-    work = Compress(chosen, device, quality, label, metadata, estimate, numerics, verify)
+    targets = {"--rd-lambda": rd_lambda, "--target-bpp": target_bpp, "--max-bytes": max_bytes}
+    given = [name for name, value in targets.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other")
+    if given and estimate:
+        raise UsageError(f"{given[0]} chooses what is written: it does nothing where only the size is estimated")
+    if target_bpp is not None and not 0 < target_bpp < math.inf:
+        raise UsageError(f"--target-bpp {target_bpp} is not a number above 0")
+    work = Compress(
+        chosen, device, quality, label, metadata, estimate, numerics, verify, rd_lambda, target_bpp, max_bytes
+    )
     return run_all(work, planned, jobs, resume, _describe_compressed, json)
 
 
@@ -129,12 +153,16 @@ class Compress:
     estimate: bool
     numerics: str | None
     verify: bool
+    rd_lambda: float | None
+    target_bpp: float | None
+    max_bytes: int | None
 
     @property
     def fatal(self) -> tuple[type[Exception], ...]:
         return _CODEC_ERRORS
 
     def __call__(self, job: Job) -> dict[str, Any]:
+        from obverse.container import CODERS, unpack
         from obverse.files import write_beside
         from obverse.images import read_image
 
@@ -161,7 +189,13 @@ class Compress:
         if self.metadata:
             kept = {"name": codec.name.encode(), "icc": loaded.icc, "exif": loaded.exif}
             chunks = {name: value for name, value in kept.items() if value}
-        data = codec.compress(loaded.pixels, quality=self.quality, label=self.label, chunks=chunks, verify=self.verify)
+        limit = self.max_bytes
+        if self.target_bpp is not None:
+            limit = max(1, int(self.target_bpp * width * height / 8))
+        data = codec.compress(
+            loaded.pixels, quality=self.quality, label=self.label, chunks=chunks, verify=self.verify,
+            rd_lambda=self.rd_lambda, max_bytes=limit,
+        )  # fmt: skip
         seconds = time.perf_counter() - start
         if job.target == "-":
             write_output(data)
@@ -170,6 +204,7 @@ class Compress:
             write_beside(Path(job.target), data, force=job.force)
         return result | {
             "output": job.target, "bytes": len(data), "bpp": 8 * len(data) / (width * height),
+            "coder": CODERS[unpack(data).header.coder],
             "verified": self.verify or codec.numerics == NATIVE, "seconds": round(seconds, 3),
         }  # fmt: skip
 
@@ -265,7 +300,8 @@ def _describe_compressed(result: dict[str, Any]) -> str:
         return (
             f"{result['input']}: {result['bits_estimated'] / 8:.1f} bytes estimated, {result['bpp_estimated']:.4f} bpp"
         )
-    return f"{result['input']} -> {result['output']}: {result['bytes']} bytes, {result['bpp']:.4f} bpp"
+    raw = ", coder raw" if result["coder"] == "raw" else ""
+    return f"{result['input']} -> {result['output']}: {result['bytes']} bytes, {result['bpp']:.4f} bpp{raw}"
 
 
 def _describe_decompressed(result: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ class ExitCode(IntEnum):
 MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.FAILURE: "an input cannot be read or an output not written",
-    ExitCode.USAGE: "wrong option, name or configuration",
+    ExitCode.USAGE: "wrong option, name or configuration; a picture does not fit in the size asked for",
     ExitCode.BAD_STREAM: "not an .obv stream, damaged, cut short or of a newer version",
     ExitCode.MISSING: "codec, plugin or weights missing, or other weights or numerics than the stream's",
     ExitCode.DIVERGED: "decoded symbols are not the encoded ones, nothing is written; or the self-test failed",
@@ -52,6 +52,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (errors.StreamError, ExitCode.BAD_STREAM),
     (errors.ConfigError, ExitCode.USAGE),
     (errors.UnknownNameError, ExitCode.USAGE),
+    (errors.RateError, ExitCode.USAGE),
     (UsageError, ExitCode.USAGE),
     (errors.ObverseError, ExitCode.FAILURE),
     (RegistryError, ExitCode.MISSING),

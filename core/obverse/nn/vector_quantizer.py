@@ -26,9 +26,22 @@ class UnitCodebook(nn.Module):
         pieces = torch.split(F.normalize(vectors.float(), dim=1), 16384)
         return torch.cat([(piece @ codes).argmax(1) for piece in pieces])
 
+    def candidates(self, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """As `nearest_codes`, for vectors [N, D] made unit-length."""
+        codes = F.normalize(self.weight.float(), dim=1).T
+        pieces = torch.split(F.normalize(vectors.float(), dim=1), 16384)
+        found = [nearest_codes(2 - 2 * (piece @ codes), count) for piece in pieces]
+        return torch.cat([codes for codes, _ in found]), torch.cat([distances for _, distances in found])
+
     def lookup(self, indices: Tensor) -> Tensor:
         """Unit-length codes, [...] int64 -> [..., D]."""
         return F.normalize(self.weight.float()[indices], dim=-1)
+
+
+def nearest_codes(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The codes with the least distances, [N, K] -> indices [N, k] int64 and distances [N, k], ascending from 0 up."""
+    least = distances.topk(min(count, distances.shape[1]), largest=False)
+    return least.indices, least.values.clamp(min=0)
 
 
 class CodebookAverage(nn.Module):

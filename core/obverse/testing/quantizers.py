@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from obverse.distributions import Categorical, IntegerGaussian
+from obverse.errors import ConfigError
 from obverse.interfaces import Block, Coded, Latents, Layout, Quantizer
 
 
@@ -98,6 +99,22 @@ class QuantizerContract:
             assert array.dtype == torch.int64
             expected = array if block.positions is None else array[:, block.positions]
             assert torch.equal(quantizer.quantize(latents, block), expected)
+
+    def test_candidates_begin_with_the_nearest(self) -> None:
+        quantizer, latents = self.quantizer(), self.latents()
+        try:
+            offered = quantizer.candidates(latents, 3)
+        except ConfigError:
+            pytest.skip("the quantizer has no candidates")
+        arrays = quantizer.symbols(latents)
+        assert offered.keys() == arrays.keys()
+        for name, (symbols, distances) in offered.items():
+            assert symbols.dtype == torch.int64
+            assert symbols.shape == distances.shape == (*arrays[name].shape, min(3, quantizer.alphabets[name] or 3))
+            assert torch.equal(symbols[..., 0], arrays[name])
+            assert (symbols.sort().values.diff() > 0).all(), "no candidate twice"
+            assert (distances >= 0).all()
+            assert (distances.diff() >= 0).all()
 
     def test_dequantized_latents_fit_the_encoder(self) -> None:
         quantizer, latents = self.quantizer(), self.latents()
