@@ -24,7 +24,7 @@ import toys
 
 from obverse import container
 from obverse.codec import Codec, load
-from obverse.container import Header, Stream, pack, unpack
+from obverse.container import CHUNKS, Header, Stream, pack, unpack
 from obverse.errors import StreamError
 from obverse.identity import find_config
 
@@ -118,7 +118,12 @@ def other_fields(stream: Stream, other: Stream, source: random.Random) -> bytes:
         "specification": source.randrange(1, 8),
         "tag": source.choice([other.header.tag, source.randbytes(2)]),
         "fingerprint": source.choice([other.header.fingerprint, source.randbytes(3)]),
-        "chunks": {"icc": source.randbytes(20), f"chunk-{source.randint(5, 255)}": b"?"},
+        "chunks": source.choice(
+            [
+                {"icc": source.randbytes(20), f"chunk-{source.randint(max(CHUNKS) + 1, 255)}": b"?"},
+                {"class": source.randbytes(source.randrange(4))},
+            ]
+        ),
     }
     name = source.choice([*changes, "check"])
     if name == "check":
