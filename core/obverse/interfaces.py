@@ -142,8 +142,10 @@ class Quantizer(ABC):
             are known before the first block and the prior can run in one teacher-forced pass.
         channels: latent channels by name that it takes.
         alphabets: number of symbols by array name; None for unbounded integers.
+        count: symbols of each array, where it is not one per cell of the grid; else None.
     """
 
+    count: int | None = None
     context_free: ClassVar[bool]
     channels: Mapping[str, int]
     alphabets: Mapping[str, int | None]

@@ -62,7 +62,7 @@ def build(config: CodecConfig) -> Pipeline:
     for part in PARTS:
         offered: dict[str, Any] = {}
         if part == "prior":
-            offered = {"alphabets": parts["quantizer"].alphabets}
+            offered = {"alphabets": parts["quantizer"].alphabets, "count": parts["quantizer"].count}
         elif part == "quantizer":
             offered = {"channels": parts["encoder"].channels}
         parts[part] = create(part, config.parts[part], offered)

@@ -36,6 +36,7 @@ class MultiScaleQuantizer(Quantizer, nn.Module):
         self.channels = {"tokens": dim}
         self.alphabets: Mapping[str, int | None] = {"tokens": size}
         self.sides = tuple(sides)
+        self.count = sum(side * side for side in sides)
         self.scales = ScaleSum(sides=sides, vocabulary=size, channels=dim, phis=phis, ratio=ratio)
 
     def symbols(self, latents: Latents) -> dict[str, Tensor]:

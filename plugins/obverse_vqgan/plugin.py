@@ -26,7 +26,7 @@ def obverse_components() -> list[Component]:
         Component("quantizer", "vqgan", "obverse.vq:VectorQuantizer", "nearest code of VQGAN"),
         Component("quantizer", "vqgan-gumbel", "obverse_vqgan.quantizers:GumbelQuantizer",
                   "most probable code of Gumbel VQGAN"),
-        Component("prior", "vqgan-gpt", "obverse.nn.minimal_gpt:MinimalGPT",
+        Component("prior", "vqgan-gpt", "obverse.minimal_gpt:MinimalGPT",
                   "minGPT over windows, with or without classes"),
         Component("checkpoint", "vqgan-tokenizer", "obverse_vqgan.checkpoints:TokenizerFile",
                   "VQGAN and Gumbel VQGAN of taming-transformers"),

@@ -20,8 +20,8 @@ from obverse.config import load_config
 from obverse.distributions import Distribution
 from obverse.interfaces import Coded, Condition, Layout
 from obverse.loop import Known, run
+from obverse.minimal_gpt import MinimalGPT
 from obverse.nn.autoencoder import levels_at
-from obverse.nn.minimal_gpt import MinimalGPT
 from obverse.numerics import EXACT, NATIVE, prepare
 from obverse.pipeline import build
 from obverse.vq import TokenQuantizer, VectorQuantizer, VQAutoencoder

@@ -212,6 +212,7 @@ def test_round_trip(width: int, height: int) -> None:
 
 def test_round_trip_of_the_tokenizer_alone() -> None:
     check_roundtrip(codec(name="uniform", count=LENGTH), picture(13, 11))
+    check_roundtrip(codec(name="uniform"), picture(13, 11))  # the quantizer tells how many
 
 
 def test_qualities_are_scales() -> None:

@@ -16,7 +16,7 @@ from obverse.codec import Codec
 from obverse.config import PARTS, CodecConfig, load_config
 from obverse.errors import ConfigError
 from obverse.interfaces import Condition, Encoder, Layout, Prior, Quantizer
-from obverse.nn.minimal_gpt import MinimalGPT
+from obverse.minimal_gpt import MinimalGPT
 from obverse.pipeline import build
 from obverse.selftest.seeded import fill
 from obverse.testing import EncoderContract, PriorContract, QuantizerContract, check_roundtrip

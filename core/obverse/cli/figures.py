@@ -56,5 +56,5 @@ def _tokens(pipeline: Pipeline, side: int) -> int | None:
     try:
         latents = pipeline.encoder.encode(torch.zeros(1, 3, side, side), Condition())
         return sum(array.shape[1] for array in pipeline.quantizer.symbols(latents).values())
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):  # parts that do not run without data
+    except RuntimeError:  # parts that do not run without data
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from obverse.interfaces import Prior
-from obverse.nn.minimal_gpt import MinimalGPT
+from obverse.minimal_gpt import MinimalGPT
 from obverse.selftest.seeded import fill
 
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from obverse.errors import ConfigError
 from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
+from obverse.next_token import each_position
 from obverse.nn.attention import Attend, KeyValueCache
-
-_LOGITS = 2**22  # that a parallel pass holds at once
 
 
 class CausalSelfAttention(nn.Module):
@@ -118,12 +117,8 @@ class MinimalGPT(Prior, nn.Module):
     def teacher_forced(self, symbols: Mapping[str, Tensor], layout: Layout, condition: Condition) -> Blocks:
         tokens = torch.cat([self._first(layout.batch, condition), symbols["tokens"][:, :-1]], dim=1)
         hidden = self._hidden(tokens, self._cells(layout), [None] * len(self.blocks_))
-        # Logits of all positions together would be the largest array of all.
-        step = max(1, _LOGITS // (layout.batch * self.vocabulary))
-        for start in range(0, hidden.shape[1], step):
-            logits = self.head(hidden[:, start : start + step])
-            for t in range(logits.shape[1]):
-                yield self._block(logits[:, t : t + 1], start + t)
+        for t, logits in enumerate(each_position(hidden, self.head, self.vocabulary)):
+            yield self._block(logits, t)
 
     def _hidden(self, tokens: Tensor, cells: Tensor, caches: Sequence[KeyValueCache | None]) -> Tensor:
         """[B, T] tokens at the positions of T cells to [B, T, D]."""
