@@ -87,6 +87,26 @@ def toy_class_config(folder: Path, *, name: str = "class-toy", window: int | Non
     return path
 
 
+def toy_family_config(
+    folder: Path, *, name: str = "toy-family", sizes: Sequence[int] = (4, 16, 64), prior: str = "uniform"
+) -> Path:
+    """Write a codec with a checkpoint per quality, of ever more codes, and weights; `prior` as in `toy_config`."""
+    for number, size in enumerate(sizes, 1):
+        path = toy_config(folder, name=f"{name}-{number}", prior=prior, quantizer_size=size, seed=number - 1)
+    body = OmegaConf.load(path)
+    del body["weights"]
+    body.name = name
+    if "vocabulary" in body.prior:
+        body.prior.vocabulary = "${quantizer.size}"
+    body.qualities = [
+        {"quantizer": {"size": size}, "weights": f"{name}-{n}.safetensors", "source": f"https://example.org/{n}"}
+        for n, size in enumerate(sizes, 1)
+    ]
+    path = folder / f"{name}.yaml"
+    path.write_text(OmegaConf.to_yaml(body), encoding="utf-8")
+    return path
+
+
 def _write(folder: Path, body: dict[str, Any], seed: int) -> Path:
     """Weights drawn from the seed, large enough for latents to vary, beside the configuration."""
     config = CodecConfig(body["name"], {part: body[part] for part in PARTS})

@@ -17,12 +17,14 @@ from obverse.__about__ import __version__
 if TYPE_CHECKING:
     from obverse.codec import Codec, Rate, Reconstruction, decompress, load
     from obverse.errors import ObverseError
+    from obverse.families import compress_within
 
 _LAZY = {
     "Codec": "obverse.codec",
     "ObverseError": "obverse.errors",
     "Rate": "obverse.codec",
     "Reconstruction": "obverse.codec",
+    "compress_within": "obverse.families",
     "decompress": "obverse.codec",
     "load": "obverse.codec",
 }
@@ -40,4 +42,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-__all__ = ["Codec", "ObverseError", "Rate", "Reconstruction", "__version__", "decompress", "load"]
+__all__ = ["Codec", "ObverseError", "Rate", "Reconstruction", "__version__", "compress_within", "decompress", "load"]

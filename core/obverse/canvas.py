@@ -11,14 +11,14 @@ from torch import Tensor
 
 from obverse.interfaces import Condition, Encoder, Latents, Layout
 from obverse.pictures import to_array
-from obverse.tiles import TILE, Tiling, in_tiles
+from obverse.tiles import GROUP, TILE, Tiling, in_groups, in_tiles
 
 
 class Canvas:
     """An encoder for pictures of any size.
 
     Pictures are padded on the right and at the bottom by repeating their edge. An encoder bound to one size sees
-    tiles as a batch; a local one runs on large pictures tile by tile, which bounds the memory.
+    tiles, a few of them as a batch; a local one runs on large pictures tile by tile. Both bound the memory.
 
     Args:
         encoder: the transforms.
@@ -41,14 +41,14 @@ class Canvas:
         """Latents of pictures of one size, [H, W, 3] uint8 each."""
         encoder, images = self.encoder, self._prepare(pictures)
         size = images.shape[2], images.shape[3]
-        if encoder.tile is not None:
-            return encoder.encode(Tiling(*size, encoder.tile).split(images), condition)
-        if encoder.margin is None or max(size) <= TILE:
-            return encoder.encode(images, condition)
 
         def encode(part: Mapping[str, Tensor]) -> Latents:
             return encoder.encode(part["image"], condition)
 
+        if encoder.tile is not None:
+            return in_groups(encode, {"image": Tiling(*size, encoder.tile).split(images)}, _tiles_at_once(encoder.tile))
+        if encoder.margin is None or max(size) <= TILE:
+            return encode({"image": images})
         return in_tiles(encode, {"image": images}, self._cells(size), TILE // encoder.multiple, encoder.margin)
 
     def synthesise(self, latents: Latents, condition: Condition, height: int, width: int) -> list[np.ndarray]:
@@ -56,15 +56,16 @@ class Canvas:
         encoder = self.encoder
         latents = {name: latent.to(self.device) for name, latent in latents.items()}
         padded = self._padded(height, width)
+
+        def decode(part: Mapping[str, Tensor]) -> Latents:
+            return {"image": encoder.decode(part, condition)}
+
         if encoder.tile is not None:
-            images = Tiling(*padded, encoder.tile).merge(encoder.decode(latents, condition))
+            tiles = in_groups(decode, latents, _tiles_at_once(encoder.tile))["image"]
+            images = Tiling(*padded, encoder.tile).merge(tiles)
         elif encoder.margin is None or max(padded) <= TILE:
-            images = encoder.decode(latents, condition)
+            images = decode(latents)["image"]
         else:
-
-            def decode(part: Mapping[str, Tensor]) -> Latents:
-                return {"image": encoder.decode(part, condition)}
-
             cells = self._cells(padded)
             images = in_tiles(decode, latents, cells, TILE // encoder.multiple, encoder.margin)["image"]
         return [to_array(image) for image in images[:, :, :height, :width]]
@@ -84,3 +85,7 @@ class Canvas:
 
     def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
         return size[0] // self.encoder.multiple, size[1] // self.encoder.multiple
+
+
+def _tiles_at_once(side: int) -> int:
+    return max(1, GROUP // side**2)

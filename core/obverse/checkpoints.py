@@ -28,7 +28,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 PARTS = ("encoder", "quantizer", "prior")
 """What our names begin with, before a dot."""
 
-_NESTS = ("model", "module", "state_dict", "ema")
+_NESTS = ("model", "module", "state_dict", "model_state_dict", "ema")
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P"
 _KINDS = "safetensors, torch (.pt, .pth, .ckpt, .bin) or TorchScript (.jit)"
 
@@ -59,8 +59,9 @@ class CheckpointFormat(ABC):
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name, in the dtype of the file, on the CPU and where possible mapped into memory.
 
-    What a file is, is told by its content. Of nested torch files the first of `model`, `module`, `state_dict` and `ema`
-    is taken; of `trainer`, every model in it, under its name. No Python code of the file is run.
+    What a file is, is told by its content. Of nested torch files the first of `model`, `module`, `state_dict`,
+    `model_state_dict` and `ema` is taken; of `trainer`, every model in it, under its name. No Python code of the file
+    is run.
 
     Args:
         path: safetensors, torch or TorchScript file; for shards their folder or index.

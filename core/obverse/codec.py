@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,6 @@ from torch import Tensor
 from obverse import container
 from obverse.canvas import Canvas
 from obverse.coders.fallback import FallbackEncoder
-from obverse.coders.ideal import IdealEncoder
 from obverse.coders.range import RangeCoder
 from obverse.config import CodecConfig, load_config
 from obverse.container import Header, Stream
@@ -25,17 +24,20 @@ from obverse.errors import (
     ConfigError,
     CorruptError,
     DivergedError,
+    RateError,
     UnsupportedInputError,
     WeightsError,
     WrongNumericsError,
 )
-from obverse.identity import check_origin, find_config
-from obverse.interfaces import Block, Blocks, Coded, Condition, EntropyCoder, Layout, SymbolEncoder
-from obverse.loop import Decoding, Encoding, Known, Quantized, Sampling, Source, run
+from obverse.identity import check_origin, find_config, written_by
+from obverse.interfaces import Blocks, Coded, Condition, EntropyCoder, Layout, SymbolEncoder, coded_stages
+from obverse.ledger import Ledger
+from obverse.loop import Decoding, Encoding, Kept, Known, Quantized, Sampling, Source, run
 from obverse.numerics import NATIVE, NUMBERS, UnsupportedModeError, environment, prepare
 from obverse.pipeline import Pipeline, build_hollow, create
 from obverse.pixels import as_pixels, psnr
-from obverse.rate_control import RateControl, check_targets, largest_within
+from obverse.quality_search import highest_within
+from obverse.rate_control import RateControl, check_targets, largest_within, rate_control
 from obverse.weights import load_weights
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ class Codec:
 
     Attributes:
         name: name of the codec.
-        qualities: number of operating points; `quality` arguments run from 1 (smallest file) to this.
+        qualities: number of operating points; `quality` arguments run from 1 (smallest file) to this. A family has a
+            checkpoint for each, and this is the codec of one of them, `config.quality`.
         numerics: mode in which the prior computes: `exact`, `guarded64` or `native`.
     """
 
@@ -94,10 +97,11 @@ class Codec:
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self.pipeline = replace(pipeline, prior=prepare(pipeline.prior, numerics))
-        self.name, self.qualities = config.name, pipeline.encoder.qualities
+        self.name, self.qualities = config.name, config.qualities or pipeline.encoder.qualities
         self.numerics = self.pipeline.prior.numerics
         for part in self.pipeline.modules.values():
             part.requires_grad_(False).eval().to(self.device)
+        self.condition()  # the configuration may ask for a quality
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -146,15 +150,16 @@ class Codec:
 
         Args:
             image: one image, or a list; images of one size are coded as a batch.
-            quality: operating point, 1 to `qualities`; the middle one by default.
+            quality: operating point, 1 to `qualities`; by default the encoder's own, or else the middle one.
             label: class of the pictures, for priors with classes; without one the prior is told none.
             chunks: metadata to carry, by name (`name`, `icc`, `exif`).
             verify: decode the symbols of every stream and compare them before it is returned. In numerics mode native
                 this is always done.
             rd_lambda: choose among the nearest tokens those with the least bits + rd_lambda * squared latent distance
                 (`obverse.rate_control`), for vector quantizers; by default the nearest. In bits per unit, from 0.
-            max_bytes: search for the largest `rd_lambda` whose stream is not larger, for each image alone; the nearest
-                tokens where they fit.
+            max_bytes: search for the highest quality whose stream is not larger, for each image alone; where quality 1
+                or the `quality` that was asked for is too large, for the largest `rd_lambda`. Of a family only the
+                checkpoint that is loaded is tried; `obverse.compress_within` tries others.
 
         Raises:
             UnsupportedInputError: an image is of a kind or size that cannot be coded.
@@ -174,13 +179,6 @@ class Codec:
                 max_bytes=max_bytes,
             )
             return streams[0]
-        coder = self.pipeline.coder
-        if not coder.real or coder.code is None:
-            raise ConfigError(
-                f"coder {self.config.parts['coder']['name']!r} only measures and cannot write a file; use 'range'"
-            )
-        if coder.code not in container.CODERS:
-            raise ConfigError(f"coder number {coder.code} has no place in the stream (known: {container.CODERS})")
         check_targets(rd_lambda, max_bytes)
         condition = self.condition(quality, label)
         chunks = self._chunks(chunks or {}, condition)
@@ -188,19 +186,11 @@ class Codec:
         alone = self.numerics == NATIVE or max_bytes is not None
         for batch in _batches([as_pixels(item) for item in image], 0 if alone else BATCH_PIXELS):
             height, width = batch[0].shape[:2]
-            container.check_size(width, height)
-            header = Header(
-                width,
-                height,
-                self.config.tag(),
-                self.fingerprint,
-                condition.quality,
-                coder.code,
-                NUMBERS[self.numerics],
-                chunks=chunks,
-            )
+            header = self._header(width, height, condition, chunks)
             if max_bytes is not None:
-                written = self._within(batch, condition, header, max_bytes)
+                asked = quality is not None or self.config.quality is not None
+                qualities = [condition.quality] if asked else range(self.qualities)
+                written = self._within(batch, condition, header, max_bytes, qualities)
             elif rd_lambda is not None:
                 symbols = self._rate_control(batch, condition).choose(rd_lambda)
                 written = self._write(batch, condition, header, symbols)
@@ -212,6 +202,20 @@ class Codec:
             streams += [data for data, _ in written]
         return streams
 
+    def write(self, symbols: Mapping[str, Tensor], width: int, height: int, *, quality: int | None = None) -> bytes:
+        """The stream of symbols that are known already, as those of a file that another program wrote.
+
+        Args:
+            symbols: by array name, in the shape of its block, or [1, N] where blocks have positions in it; int64.
+            width, height: of the picture.
+            quality: operating point, 1 to `qualities`.
+        """
+        condition = self.condition(quality)
+        header = self._header(width, height, condition, self._chunks({}, condition))
+        blank = np.broadcast_to(np.uint8(0), (height, width, 3))  # for its size
+        [(data, _)] = self._write([blank], condition, header, symbols)
+        return data
+
     def decompress(self, data: bytes) -> Image.Image:
         """The picture of a stream that this codec wrote.
 
@@ -222,56 +226,109 @@ class Codec:
 
     def decode_stream(self, stream: Stream) -> Image.Image:
         """As `decompress`, from a parsed stream."""
-        from PIL import Image
-
         header = stream.header
         check_origin(self.config, header)
         self._check_numerics(header)
         coded, layout = self._decode(stream)
+        return self._picture(coded, layout, self._received(header), header)
+
+    def preview(self, data: bytes, blocks: int) -> Image.Image:
+        """The picture that the first blocks of a stream give, without decoding the others. As for `previews`."""
+        return next(self.previews(data, [blocks]))
+
+    def previews(self, data: bytes, blocks: Sequence[int] | None = None) -> Iterator[Image.Image]:
+        """The pictures that the first blocks of a stream give, where blocks refine each other (VAR's scales).
+
+        No more blocks are decoded than are wanted. The checksum of the symbols covers all blocks, so it is compared
+        only where the last is among them.
+
+        Args:
+            data: the stream.
+            blocks: how many blocks make each picture, 1 to `preview_count`; None for all these.
+
+        Raises:
+            ConfigError: the codec has no previews, or the stream not so many blocks.
+            StreamError: as for `decompress`.
+        """
+        stream, total = container.unpack(data), self.preview_count(data)
+        header, counts = stream.header, range(1, total + 1) if blocks is None else blocks
+        for count in counts:
+            if not 1 <= count <= total:
+                raise ConfigError(f"there is no preview of {count} blocks: the stream has {total}")
+        coded, layout = self._decode(stream, None if total in counts else max(counts, default=1))
         condition = self._received(header)
-        images = self._pictures(coded, layout, condition, header.height, header.width)
-        picture = Image.fromarray(images[0])
-        if "icc" in header.chunks:
-            picture.info["icc_profile"] = header.chunks["icc"]
-        if "exif" in header.chunks:
-            picture.info["exif"] = header.chunks["exif"]
-        return picture
+        return (self._picture(coded[:count], layout, condition, header) for count in counts)
+
+    def preview_count(self, data: bytes) -> int:
+        """How many blocks of a stream there are previews of.
+
+        Raises:
+            ConfigError: the codec has no previews.
+            StreamError: as for `decompress`.
+        """
+        quantizer, header = self.pipeline.quantizer, container.unpack(data).header
+        if not quantizer.stages:
+            raise ConfigError(
+                f"codec {self.name!r} has no previews: quantizer {self.config.parts['quantizer']['name']!r} makes no "
+                "picture of the first blocks alone"
+            )
+        check_origin(self.config, header)
+        self._check_numerics(header)
+        return len(coded_stages(quantizer.stages, quantizer.qualities or 1, self._received(header).quality))
 
     def generate(
         self,
         n: int = 1,
         *,
         seed: int = 0,
-        size: tuple[int, int] = (256, 256),
+        size: tuple[int, int] | None = None,
         quality: int | None = None,
         label: int | None = None,
         guidance: float | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        known: Any = None,
+        keep: int | str | Sequence[str] | None = None,
+        ledger: Ledger | None = None,
     ) -> list[Image.Image]:
-        """Draw pictures: random symbols from the prior, in place of those of an image.
+        """Draw pictures: random symbols from the prior, in place of those of an image, or of a part of them.
 
         Args:
             n: number of pictures.
             seed: the same seed gives the same symbols.
-            size: width and height in pixels.
+            size: width and height in pixels; by default 256x256, or the size of the known image.
             quality: operating point, 1 to `qualities`.
             label: class of the pictures, for priors with classes; without one the prior is told none.
             guidance: strength of classifier-free guidance towards the class, as the model's authors count it.
             temperature: 1 draws from the prior itself, 0 takes the most probable symbols.
             top_k: keep the k most probable symbols; 0 keeps all.
             top_p: keep the most probable symbols that together reach this probability, in (0, 1].
+            known: image whose symbols are kept in the arrays that `keep` says; the others are drawn.
+            keep: names of arrays, as `"z"` or `["z0", "z1"]`, or how many of the first in coding order.
+            ledger: counts the ideal bits of the symbols, of all pictures together.
+
+        Raises:
+            ConfigError: an argument has a wrong value, or the codec no such array.
         """
         from PIL import Image
 
         if n < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
             raise ConfigError("generate needs n >= 1, temperature >= 0, top_k >= 0 and top_p in (0, 1]")
-        width, height = size
+        if (known is None) != (keep is None):
+            raise ConfigError("arrays are kept of a known image: give both known and keep, or neither")
+        pixels = None if known is None else as_pixels(known)
+        own = (256, 256) if pixels is None else (pixels.shape[1], pixels.shape[0])
+        width, height = size or own
+        if pixels is not None and (width, height) != own:
+            raise ConfigError(f"the known image has {own[0]}x{own[1]} pixels, so have the pictures: leave size out")
         container.check_size(width, height)
-        source = Sampling(torch.Generator().manual_seed(seed), temperature, top_k, top_p)
         condition = self.condition(quality, label, guidance)
-        coded, layout = self._run(source, n, condition, height, width)
+        source: Source = Sampling(torch.Generator().manual_seed(seed), temperature, top_k, top_p)
+        if pixels is not None and keep is not None:
+            kept = self._arrays(keep)
+            source = Kept(self._symbols_of([pixels] * n, condition), source, kept)
+        coded, layout = self._run(source if ledger is None else ledger.counting(source), n, condition, height, width)
         images = self._pictures(coded, layout, condition, height, width)
         return [Image.fromarray(image) for image in images]
 
@@ -281,11 +338,10 @@ class Codec:
         pixels = as_pixels(image)
         container.check_size(pixels.shape[1], pixels.shape[0])
         blocks, known = self._known([pixels], self.condition(quality, label), parallel=True)
-        ledger = _Ledger(known)
-        run(blocks, ledger)
-        by_array = {name: encoder.bits for name, encoder in ledger.encoders.items()}
-        bits = sum(by_array.values())
-        return Rate(bits, by_array, bits / (pixels.shape[0] * pixels.shape[1]))
+        ledger = Ledger()
+        run(blocks, ledger.counting(known))
+        bits = sum(ledger.bits.values())
+        return Rate(bits, ledger.bits, bits / (pixels.shape[0] * pixels.shape[1]))
 
     def reconstruct(self, image: Any, *, quality: int | None = None, label: int | None = None) -> Reconstruction:
         """Compress and decompress an image, through real bytes. Arguments as for `compress`."""
@@ -301,7 +357,7 @@ class Codec:
         """What the parts are told beside the symbols.
 
         Args:
-            quality: operating point, 1 to `qualities`; None is the middle one.
+            quality: operating point, 1 to `qualities`; None is the encoder's default, or else the middle one.
             label: class, for priors with classes; None for no class.
             guidance: strength of guidance towards the class, not negative; None for none.
 
@@ -309,22 +365,30 @@ class Codec:
             ConfigError: one of them does not exist here.
         """
         if quality is None:
-            quality = (self.qualities + 1) // 2
+            quality = self.config.quality
+        if quality is None:
+            quality = self.pipeline.encoder.default_quality or (self.qualities + 1) // 2
         if not 1 <= quality <= self.qualities:
             valid = "only quality 1" if self.qualities == 1 else f"qualities 1 to {self.qualities}"
             raise ConfigError(f"quality {quality} does not exist: codec {self.name!r} has {valid}")
+        if self.config.qualities and quality != self.config.quality:
+            raise ConfigError(
+                f"quality {quality} of codec {self.name!r} has its own checkpoint, this is that of quality "
+                f"{self.config.quality}: load({self.name!r}, quality={quality})"
+            )
         label = None if label is None else operator.index(label)
         classes = self.pipeline.prior.classes
         prior = f"prior {self.config.parts['prior']['name']!r} of codec {self.name!r}"
-        if classes is None and (label is not None or guidance is not None):
-            raise ConfigError(f"{prior} has no classes: leave class and guidance out")
+        guided = self.pipeline.prior.guided
+        if classes is None and (label is not None or (guidance is not None and not guided)):
+            raise ConfigError(f"{prior} has no classes: leave class{'' if guided else ' and guidance'} out")
         if label is not None and classes is not None and not 0 <= label < classes:
             raise ConfigError(f"class {label} does not exist: {prior} has classes 0 to {classes - 1}")
-        if guidance is not None and label is None:
+        if guidance is not None and label is None and not guided:
             raise ConfigError("guidance needs a class to be guided to")
         if guidance is not None and not 0 <= guidance < math.inf:
             raise ConfigError(f"guidance {guidance} is not a number from 0 upwards")
-        return Condition(quality - 1, label, guidance)
+        return Condition(0 if self.config.qualities else quality - 1, label, guidance)
 
     @property
     def canvas(self) -> Canvas:
@@ -337,6 +401,37 @@ class Codec:
     ) -> list[np.ndarray]:
         """Pictures [height, width, 3] uint8 from symbols."""
         return self.canvas.synthesise(self.pipeline.quantizer.dequantize(coded, layout), condition, height, width)
+
+    def _picture(self, coded: list[Coded], layout: Layout, condition: Condition, header: Header) -> Image.Image:
+        """The picture of a stream, with its metadata."""
+        from PIL import Image
+
+        picture = Image.fromarray(self._pictures(coded, layout, condition, header.height, header.width)[0])
+        if "icc" in header.chunks:
+            picture.info["icc_profile"] = header.chunks["icc"]
+        if "exif" in header.chunks:
+            picture.info["exif"] = header.chunks["exif"]
+        return picture
+
+    def _arrays(self, keep: int | str | Sequence[str]) -> int | tuple[str, ...]:
+        """What `generate` is to keep, checked."""
+        arrays = list(self.pipeline.quantizer.alphabets)
+        choice = f"name arrays of codec {self.name!r}, {', '.join(arrays)}, or how many of them, 1 to {len(arrays)}"
+        if isinstance(keep, int):
+            if not 1 <= keep <= len(arrays):
+                raise ConfigError(f"{keep} arrays cannot be kept: {choice}")
+            return keep
+        names = (keep,) if isinstance(keep, str) else tuple(keep)
+        unknown = [name for name in names if name not in arrays]
+        if unknown or not names:
+            raise ConfigError(f"arrays {unknown} cannot be kept: {choice}")
+        return names
+
+    @torch.inference_mode()
+    def _symbols_of(self, pictures: Sequence[np.ndarray], condition: Condition) -> Source:
+        """The symbols of pictures, for priors that run step by step."""
+        quantizer, latents = self.pipeline.quantizer, self.canvas.analyse(pictures, condition)
+        return Known(quantizer.symbols(latents)) if quantizer.context_free else Quantized(quantizer, latents)
 
     def _known(
         self,
@@ -361,6 +456,20 @@ class Codec:
             symbols = quantizer.symbols(latents)
         blocks = prior.teacher_forced(symbols, layout, condition) if parallel else prior.blocks(layout, condition)
         return blocks, Known(symbols)
+
+    def _header(self, width: int, height: int, condition: Condition, chunks: Mapping[str, bytes]) -> Header:
+        """Of a stream of this codec, for the coder that the configuration names."""
+        coder = self.pipeline.coder
+        if not coder.real or coder.code is None:
+            raise ConfigError(
+                f"coder {self.config.parts['coder']['name']!r} only measures and cannot write a file; use 'range'"
+            )
+        if coder.code not in container.CODERS:
+            raise ConfigError(f"coder number {coder.code} has no place in the stream (known: {container.CODERS})")
+        container.check_size(width, height)
+        tag, fingerprint, quality = self.config.tag(), self.fingerprint, self._quality_number(condition)
+        number, rules = NUMBERS[self.numerics], self.pipeline.prior.specification
+        return Header(width, height, tag, fingerprint, quality, coder.code, number, rules, chunks)
 
     def _encoder(self) -> SymbolEncoder:
         """What writes one stream: bounded symbols never take more than their fixed length."""
@@ -389,41 +498,56 @@ class Codec:
         return written
 
     def _within(
-        self, pictures: Sequence[np.ndarray], condition: Condition, header: Header, max_bytes: int
+        self,
+        pictures: Sequence[np.ndarray],
+        condition: Condition,
+        header: Header,
+        max_bytes: int,
+        qualities: Sequence[int],
     ) -> list[tuple[bytes, list[Tensor]]]:
-        """As `_write`, for one picture, in a stream of at most `max_bytes`."""
+        """As `_write`, for one picture, in a stream of at most `max_bytes`, of one of the qualities, from 0."""
 
-        def write(rd_lambda: float) -> list[tuple[bytes, list[Tensor]]]:
-            return self._write(pictures, condition, header, control.choose(rd_lambda))
+        def write(quality: int, rd_lambda: float | None = None) -> list[tuple[bytes, list[Tensor]]]:
+            at = replace(condition, quality=quality)
+            symbols = None if rd_lambda is None else control.choose(rd_lambda)
+            return self._write(pictures, at, replace(header, quality=self._quality_number(at)), symbols)
 
-        plain = self._write(pictures, condition, header)
-        if len(plain[0][0]) <= max_bytes:
-            return plain
-        control = self._rate_control(pictures, condition)
-        return largest_within(write, lambda written: len(written[0][0]), max_bytes, control.scale())
+        def size(written: list[tuple[bytes, list[Tensor]]]) -> int:
+            return len(written[0][0])
+
+        try:
+            return highest_within(write, size, max_bytes, qualities)
+        except RateError as error:
+            lowest = qualities[0]
+            try:
+                control = self._rate_control(pictures, replace(condition, quality=lowest))
+            except ConfigError:  # no tokens to choose among
+                raise error from None
+        return largest_within(lambda rd_lambda: write(lowest, rd_lambda), size, max_bytes, control.scale())
 
     @torch.inference_mode()
     def _rate_control(self, pictures: Sequence[np.ndarray], condition: Condition) -> RateControl:
         latents = self.canvas.analyse(pictures, condition)
         layout = self.canvas.layout(len(pictures), *pictures[0].shape[:2])
-        return RateControl(self.pipeline.quantizer, latents, self.pipeline.grid_prior, layout, condition)
+        return rate_control(self.pipeline.quantizer, latents, self.pipeline.grid_prior, layout, condition)
 
     @torch.inference_mode()
     def _run(
-        self, source: Source, batch: int, condition: Condition, height: int, width: int
+        self, source: Source, batch: int, condition: Condition, height: int, width: int, limit: int | None = None
     ) -> tuple[list[Coded], Layout]:
         layout = self.canvas.layout(batch, height, width)
-        return run(self.pipeline.grid_prior.blocks(layout, condition), source), layout
+        return run(self.pipeline.grid_prior.blocks(layout, condition), source, limit), layout
 
-    def _decode(self, stream: Stream) -> tuple[list[Coded], Layout]:
+    def _decode(self, stream: Stream, limit: int | None = None) -> tuple[list[Coded], Layout]:
+        """The blocks of a stream, up to `limit` of them; the checksum of the symbols tells about all of them only."""
         header = stream.header
         condition = self._received(header)
         decoding = Decoding([coder_by_code(header.coder).decoder(stream.payload)])
         try:
-            coded, layout = self._run(decoding, 1, condition, header.height, header.width)
+            coded, layout = self._run(decoding, 1, condition, header.height, header.width, limit)
         except CorruptError as error:
             raise _diverged() from error
-        if header.symbol_check(decoding.checks[0]) != stream.symbol_check:
+        if limit is None and header.symbol_check(decoding.checks[0]) != stream.symbol_check:
             raise _diverged()
         return coded, layout
 
@@ -434,7 +558,11 @@ class Codec:
             raise CorruptError(f"the stream names quality {header.quality + 1} of {self.qualities}")
         if label is not None and label >= (classes or 0):
             raise CorruptError(f"the stream names class {label}, its codec has {classes or 'no'} classes")
-        return Condition(header.quality, label)
+        return Condition(0 if self.config.qualities else header.quality, label)
+
+    def _quality_number(self, condition: Condition) -> int:
+        """What the streams say of the quality, from 0: of a family, which checkpoint this is."""
+        return (self.config.quality or 1) - 1 if self.config.qualities else condition.quality
 
     def _verify(self, data: bytes, sent: Sequence[Tensor]) -> None:
         """Refuse a stream that does not decode to the symbols that were sent, block by block."""
@@ -471,6 +599,12 @@ class Codec:
                 f"the stream was written in numerics mode {mode!r}, codec {self.name!r} is loaded in "
                 f"{self.numerics!r}; load it with numerics={mode!r}"
             )
+        rules = self.pipeline.prior.specification
+        if header.specification != rules:
+            raise WrongNumericsError(
+                f"the stream follows version {header.specification} of the rules from numbers to code words, codec "
+                f"{self.name!r} follows version {rules}; decode it with the Obverse that wrote it"
+            )
         if mode == NATIVE:
             wrote, here = header.chunks["environment"].decode(errors="replace"), environment(self.device)
             if wrote != here:
@@ -487,22 +621,10 @@ def _diverged() -> DivergedError:
     )
 
 
-class _Ledger:
-    """Symbols of another source, their ideal bits counted by array."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.encoders: dict[str, IdealEncoder] = {}
-
-    def __call__(self, block: Block) -> Tensor:
-        symbols = self.source(block)
-        self.encoders.setdefault(block.name, IdealEncoder()).put(symbols, block.distribution)
-        return symbols
-
-
 def load(
     source: str | Path = "pocket-vq",
     *,
+    quality: int | None = None,
     parts: Mapping[str, str] | None = None,
     overrides: Sequence[str] = (),
     weights: Sequence[str | Path] = (),
@@ -513,6 +635,8 @@ def load(
 
     Args:
         source: name of an installed codec, or path of a YAML file.
+        quality: operating point of pictures for which none is named; where each has its own checkpoint, the one that is
+            loaded. From 1 (smallest files); by default the middle one, or the codec's own.
         parts: component names by part, as `{"prior": "uniform"}`.
         overrides: dotted changes of the configuration, as `prior.layers=4`.
         weights: files that replace the configuration's own.
@@ -523,19 +647,19 @@ def load(
     Raises:
         UnknownNameError, ConfigError, WeightsError: what was asked for does not exist or does not fit.
     """
-    return from_config(load_config(source, parts=parts, overrides=overrides, weights=weights), device, numerics)
+    config = load_config(source, quality=quality, parts=parts, overrides=overrides, weights=weights)
+    return from_config(config, device, numerics)
 
 
 def from_config(config: CodecConfig, device: str = "cpu", numerics: str | None = None) -> Codec:
     """A codec from a resolved configuration, ready to code. Arguments as for `load`."""
     pipeline = build_hollow(config)
+    if not config.weights and any(module.state_dict() for module in pipeline.modules.values()):
+        raise config.without_weights()
     try:
         load_weights(config.fetch(), pipeline.modules)
     except WeightsError as error:
-        source = config.source()
-        if source is None:
-            raise
-        raise WeightsError(f"{error}; the official files: {source}") from error
+        raise config.without_weights(error) from error
     try:
         return Codec(config, pipeline, device, numerics)
     except (RuntimeError, TypeError, AssertionError) as error:
@@ -543,11 +667,12 @@ def from_config(config: CodecConfig, device: str = "cpu", numerics: str | None =
 
 
 def from_header(header: Header, config: CodecConfig, device: str = "cpu") -> Codec:
-    """The codec of a configuration, ready to decode a stream: in the stream's numerics mode.
+    """The codec of a configuration, ready to decode a stream: of the stream's quality, in its numerics mode.
 
     Raises:
         StreamError: one of its subclasses says why this codec cannot decode the stream.
     """
+    config = written_by(config, header)
     check_origin(config, header)
     try:
         return from_config(config, device, header.mode())

@@ -9,9 +9,9 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,21 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 PARTS = ("encoder", "quantizer", "prior", "coder")
-KEYS = ("name", *PARTS, "weights")
+
+BODY = (*PARTS, "weights", "source")
+"""Keys that may differ between the checkpoints of a family."""
+
+KEYS = ("name", *BODY, "quality", "qualities")
+
+MAX_QUALITIES = 16
+"""Qualities that a stream has room to name."""
 
 _IN_PACKAGE = "package://"
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """A resolved configuration.
+    """A resolved configuration; of a family, which has one checkpoint per quality, that of one checkpoint.
 
     Attributes:
         name: name of the codec; part of the stream's identity.
@@ -39,11 +46,35 @@ class CodecConfig:
         weights: files whose tensors are named `encoder.…`, `quantizer.…`, `prior.…`, or official checkpoints. In a
             configuration they are paths relative to it, `package://PACKAGE/PATH` for a file of an installed package,
             or `hf://OWNER/REPO/FILE@REVISION` for one of the hub, which is fetched when the codec is loaded.
+        source: where the official files are found; None where nobody says.
+        quality: from 1, the smallest files. Of a family, that of this checkpoint; of other codecs, that of pictures
+            for which none is named, None for the codec's own default.
+        qualities: checkpoints of the family; None for codecs that are none.
+        reload: makes the configuration of another checkpoint of the family from its `quality`.
     """
 
     name: str
     parts: Mapping[str, Mapping[str, Any]]
     weights: tuple[Path | HubFile, ...] = ()
+    source: str | None = None
+    quality: int | None = None
+    qualities: int | None = None
+    reload: Callable[..., CodecConfig] | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"codec {self.name!r}" + (f" at quality {self.quality}" if self.qualities else "")
+
+    def at(self, quality: int) -> CodecConfig:
+        """The configuration of another checkpoint of the family.
+
+        Raises:
+            ConfigError: it does not exist.
+        """
+        if quality == self.quality:
+            return self
+        if self.reload is None:
+            raise ConfigError(f"{self} knows no configuration of quality {quality}")
+        return self.reload(quality=quality)
 
     def to_yaml(self) -> str:
         """The configuration as a file that `load_config` reads back."""
@@ -51,7 +82,8 @@ class CodecConfig:
 
         body: dict[str, Any] = {"name": self.name, **{k: dict(v) for k, v in self.parts.items()}}
         body["weights"] = [str(path) for path in self.weights]
-        return OmegaConf.to_yaml(OmegaConf.create(body))
+        told = {"source": self.source, "quality": self.quality, "qualities": self.qualities}
+        return OmegaConf.to_yaml(OmegaConf.create(body | {key: value for key, value in told.items() if value}))
 
     def tag(self) -> bytes:
         """2 bytes that stand for the name in a stream."""
@@ -86,12 +118,10 @@ class CodecConfig:
         """
         return [file.fetch() if isinstance(file, HubFile) else file for file in self.weights]
 
-    def source(self) -> str | None:
-        """Where the weights of the installed codec of this name come from, as its plugin says (`details["source"]`)."""
-        try:
-            return registry().get("codec", self.name).details.get("source")
-        except RegistryError:  # a configuration of the user's own
-            return None
+    def without_weights(self, error: WeightsError | None = None) -> WeightsError:
+        """The error of weights that are missing or do not fit, telling whose they are and where official files are."""
+        said = f"{error} ({self})" if error else f"{self} has no weights; name their files with --weights"
+        return WeightsError(f"{said}; the official files: {self.source}" if self.source else said)
 
     def unpinned(self) -> list[str]:
         """Weights of the hub that name no revision, so that they may change."""
@@ -125,6 +155,7 @@ def _file_digest(path: Path, size: int, modified: int) -> str:
 def load_config(
     source: str | Path,
     *,
+    quality: int | None = None,
     parts: Mapping[str, str] | None = None,
     overrides: Sequence[str] = (),
     weights: Sequence[str | Path] = (),
@@ -133,13 +164,16 @@ def load_config(
 
     Args:
         source: name of an installed codec, or path of a YAML file (anything with a slash or ending in `.yaml`).
+        quality: operating point, from 1, the smallest files; by default the codec's own. Of a family it is the
+            checkpoint, by default the middle one.
         parts: component names by part, as `{"prior": "uniform"}`. A part that is swapped loses its arguments.
         overrides: dotted `key=value` changes, as `prior.layers=4`; they win over everything else.
-        weights: files that replace the configuration's own.
+        weights: files that replace the configuration's own; of a folder the official file, where it lies there under
+            the name that `source` ends with.
 
     Raises:
         UnknownNameError: no installed codec of that name.
-        ConfigError: the file cannot be read, or has a key that does not exist.
+        ConfigError: the file cannot be read, has a key that does not exist, or lacks the quality.
     """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -150,7 +184,8 @@ def load_config(
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise ConfigError(f"{str(path)!r} is not a configuration: expected keys {list(KEYS)}")
-        _check_keys(config, str(path))
+        config, quality, qualities = _checkpoint(config, quality, str(path))
+        _check_complete(config, str(path))
         _swap(config, parts or {})
         changes = OmegaConf.from_dotlist(list(_checked_overrides(overrides)))
         body = OmegaConf.to_container(OmegaConf.merge(config, changes), resolve=True, throw_on_missing=True)
@@ -161,13 +196,20 @@ def load_config(
     except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list merged with a mapping
         raise ConfigError(f"configuration {str(path)!r}: {_one_line(error)}") from error
     assert isinstance(body, dict)
-    _check_keys(body, str(path))
+    _check_complete(body, str(path))
     base = Path() if weights or changes.get("weights") else path.parent
     files = list(weights) or _weight_files(body.get("weights"), path)
+    told = str(body["source"]) if body.get("source") else _told_source(str(body["name"]))
     return CodecConfig(
         name=str(body["name"]),
         parts={part: _part(part, body[part], path) for part in PARTS},
-        weights=tuple(weights_source(str(file), base) for file in files),
+        weights=tuple(_in_folder(weights_source(str(file), base), told) for file in files),
+        source=told,
+        quality=quality,
+        qualities=qualities,
+        reload=partial(load_config, path.absolute(), parts=parts, overrides=overrides, weights=weights)
+        if qualities
+        else None,
     )
 
 
@@ -208,11 +250,54 @@ def unknown_keys(unknown: Sequence[str], valid: Sequence[str], where: str) -> Co
     )
 
 
-def _check_keys(body: Mapping[Any, Any], where: str) -> None:
-    unknown = [str(key) for key in body if key not in KEYS]
+def _checkpoint(config: DictConfig, quality: int | None, where: str) -> tuple[DictConfig, int | None, int | None]:
+    """The configuration of one quality, which that is, and how many checkpoints there are where each has its own."""
+    from omegaconf import DictConfig, OmegaConf
+
+    _check_known(config, KEYS, where)
+    own, family = config.pop("quality", None), config.pop("qualities", None)
+    if own is not None and (type(own) is not int or own < 1):
+        raise ConfigError(f"{where}: quality takes a number from 1, not {own!r}")
+    if family is None:
+        return config, own if quality is None else quality, None
+    if type(family) is int and own is not None and own <= family:  # one checkpoint, as `to_yaml` tells it
+        if quality not in (None, own):
+            raise ConfigError(f"{where} describes only quality {own} of {family}, not {quality}")
+        return config, own, family
+    entries = list(family) if OmegaConf.is_list(family) else []
+    if not 1 <= len(entries) <= MAX_QUALITIES or not all(isinstance(e, DictConfig | None) for e in entries):
+        raise ConfigError(
+            f"{where}: qualities takes a list of 1 to {MAX_QUALITIES} mappings, what differs in each checkpoint"
+        )
+    for number, entry in enumerate(entries, 1):
+        _check_known(entry or {}, BODY, f"{where}, quality {number}")
+    if quality is None:
+        quality = own or (len(entries) + 1) // 2
+    if not 1 <= quality <= len(entries):
+        raise ConfigError(
+            f"quality {quality} does not exist: codec {config.get('name')!r} has qualities 1 to {len(entries)}"
+        )
+    chosen = OmegaConf.merge(_spelled_out(config), _spelled_out(entries[quality - 1] or OmegaConf.create()))
+    assert isinstance(chosen, DictConfig)
+    return chosen, quality, len(entries)
+
+
+def _spelled_out(config: DictConfig) -> DictConfig:
+    """Sections that are bare names as mappings, in place."""
+    for part in PARTS:
+        if isinstance(config.get(part), str):
+            config[part] = {"name": config[part]}
+    return config
+
+
+def _check_known(body: Mapping[Any, Any], valid: Sequence[str], where: str) -> None:
+    unknown = [str(key) for key in body if key not in valid]
     if unknown:
-        raise unknown_keys(unknown, KEYS, where)
-    missing = [key for key in KEYS[:-1] if body.get(key) is None]
+        raise unknown_keys(unknown, valid, where)
+
+
+def _check_complete(body: Mapping[Any, Any], where: str) -> None:
+    missing = [key for key in ("name", *PARTS) if body.get(key) is None]
     if missing:
         raise ConfigError(f"{where}: missing {missing}")
 
@@ -223,8 +308,7 @@ def _checked_overrides(overrides: Sequence[str]) -> Iterable[str]:
         if not equals or not key:
             raise ConfigError(f"override {text!r} is not of the form key=value, as prior.layers=4")
         first = key.split(".")[0].split("[")[0]
-        if first not in KEYS:
-            raise unknown_keys([first], KEYS, f"override {text!r}")
+        _check_known({first: None}, ("name", *BODY), f"override {text!r}")
         yield text
 
 
@@ -260,16 +344,30 @@ def weights_source(file: str, base: Path) -> Path | HubFile:
     return next((f / inner for f in folders if (f / inner).is_file()), folders[0] / inner).resolve()
 
 
+def _in_folder(weights: Path | HubFile, source: str | None) -> Path | HubFile:
+    """Of a folder that has the official file under its own name, that file."""
+    if source is None or isinstance(weights, HubFile):
+        return weights
+    official = weights / source.rpartition("/")[2]
+    return official if official.is_file() else weights
+
+
 def _swap(config: DictConfig, parts: Mapping[str, str]) -> None:
     """Replace sections by other components; a section that already names the component stays."""
-    for part in PARTS:
-        if isinstance(config[part], str):
-            config[part] = {"name": config[part]}
+    _spelled_out(config)
     for part, name in parts.items():
         if part not in PARTS:
             raise unknown_keys([part], PARTS, "parts")
         if not isinstance(config[part], Mapping) or config[part].get("name") != name:
             config[part] = {"name": name}
+
+
+def _told_source(name: str) -> str | None:
+    """Where the weights of the installed codec of this name come from, as its plugin says (`details["source"]`)."""
+    try:
+        return registry().get("codec", name).details.get("source")
+    except RegistryError:  # a configuration of the user's own
+        return None
 
 
 def _weight_files(given: Any, path: Path) -> list[str]:

@@ -53,7 +53,7 @@ class Header:
         quality: operating point, 0 to 15.
         coder: number of the entropy coder, 0 to 3.
         numerics: number of the numerics mode, 0 to 3.
-        specification: version of the mode's rules, 1 to 7.
+        specification: version of the prior's rules (`obverse.numerics.SPECIFICATION`), 1 to 7.
         chunks: metadata by name (`CHUNKS`); chunks of unknown number are kept under `chunk-N`.
     """
 
@@ -64,7 +64,7 @@ class Header:
     quality: int = 0
     coder: int = 0
     numerics: int = 0
-    specification: int = SPECIFICATION
+    specification: int = 1
     chunks: Mapping[str, bytes] = field(default_factory=dict)
 
     def fixed(self) -> bytes:

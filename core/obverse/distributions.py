@@ -7,9 +7,11 @@ integers is the matter of `obverse.numerics`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from obverse.errors import CorruptError
 from obverse.gaussian import EDGES, gaussian_frequencies
+from obverse.logistic import logistic_frequencies
 
 if TYPE_CHECKING:
     from obverse.interfaces import SymbolDecoder, SymbolEncoder
@@ -45,6 +48,19 @@ def frequencies_from_weights(weights: Tensor) -> Tensor:
     frequencies = 1 + weights * (TOTAL - size) // weights.sum(-1, keepdim=True)
     rest = TOTAL - frequencies.sum(-1, keepdim=True)
     return frequencies.scatter_add_(-1, weights.argmax(-1, keepdim=True), rest)
+
+
+ESCAPE_BITS = 16
+"""A table's escape has at least the share 2**-16, so that a value that the model did not expect costs little."""
+
+
+def table_frequencies(weights: Tensor) -> np.ndarray:
+    """Frequencies [S] int64, which nobody can write to, of a table's weights [S] int64, the escape last."""
+    weights = weights.clone()
+    weights[-1] = weights[-1].clamp(min=int(weights.sum()) >> ESCAPE_BITS)
+    frequencies = frequencies_from_weights(weights).numpy()
+    frequencies.flags.writeable = False
+    return frequencies
 
 
 def check_frequencies(frequencies: np.ndarray) -> None:
@@ -241,58 +257,67 @@ class TableDistribution(Distribution):
     def regroup(self, batch: int) -> TableDistribution:
         return self._with(self.indices.reshape(batch, -1))
 
-    def _groups(self) -> Iterable[tuple[int, np.ndarray]]:
-        """Tables in use, ascending, and where in the flattened array each is used."""
-        flat = self.indices.reshape(-1).cpu().numpy()
-        order = np.argsort(flat, kind="stable")
-        values, starts = np.unique(flat[order], return_index=True)
-        return zip((int(v) for v in values), np.split(order, starts[1:]), strict=True)
+    def _in_order(self) -> tuple[np.ndarray, list[tuple[slice, int, np.ndarray]]]:
+        """The order of coding: by table, and that of the flattened array where tables are the same.
+
+        Returns:
+            Positions in the flattened array [n], and for every table in use, ascending, which part of them it has, and
+            what `table` says.
+        """
+        indices = self.indices.reshape(-1).to(torch.int16).cpu().numpy()  # which numpy sorts by radix
+        order = np.argsort(indices, kind="stable")
+        numbers = np.arange(indices.max(initial=-1) + 2, dtype=np.int16)
+        starts = np.searchsorted(indices[order], numbers).tolist()
+        bounds = enumerate(pairwise(starts))
+        return order, [(slice(start, stop), *self.table(index)) for index, (start, stop) in bounds if start < stop]
 
     def write(self, symbols: Tensor, encoder: SymbolEncoder) -> None:
-        flat = symbols.reshape(-1).cpu().numpy()
-        if not flat.size:
-            return
-        escaped = np.zeros(len(flat), dtype=bool)
-        distances = np.zeros(len(flat), dtype=np.int64)
-        for index, where in self._groups():
-            first, frequencies = self.table(index)
-            offset = flat[where] - first
-            outside = (offset < 0) | (offset >= len(frequencies) - 1)
-            encoder.encode(np.where(outside, len(frequencies) - 1, offset).astype(np.int32), frequencies)
-            escaped[where] = outside
-            distances[where] = np.where(offset < 0, -2 * offset - 1, 2 * (offset - len(frequencies) + 1))
-        for distance in distances[escaped]:
-            _write_gamma(int(distance) + 1, encoder)
+        order, parts = self._in_order()
+        ordered = symbols.reshape(-1).cpu().numpy()[order]
+        escaped: list[tuple[np.ndarray, np.ndarray]] = []
+        for part, first, frequencies in parts:
+            last = len(frequencies) - 1
+            offsets = ordered[part] - first
+            # Without their sign negative offsets are the largest of all.
+            digits = np.minimum(offsets.view(np.uint64), np.uint64(last)).astype(np.int32)
+            encoder.encode(digits, frequencies)
+            outside = digits == last
+            if np.count_nonzero(outside):
+                far = offsets[outside]
+                escaped.append((order[part][outside], np.where(far < 0, -2 * far - 1, 2 * (far - last))))
+        if escaped:
+            places, distances = (np.concatenate(arrays) for arrays in zip(*escaped, strict=True))
+            _write_gammas(distances[np.argsort(places)] + 1, encoder)
 
     def read(self, decoder: SymbolDecoder) -> Tensor:
-        flat = np.empty(self.indices.numel(), dtype=np.int64)
-        escaped: list[tuple[np.ndarray, int, int]] = []
-        if flat.size:
-            for index, where in self._groups():
-                first, frequencies = self.table(index)
-                offset = decoder.decode(frequencies, len(where)).astype(np.int64)
-                flat[where] = first + offset
-                outside = where[offset == len(frequencies) - 1]
-                if outside.size:
-                    escaped.append((outside, first, len(frequencies) - 1))
-        bounds = {int(place): (first, size) for places, first, size in escaped for place in places}
-        for place in sorted(bounds):
-            first, size = bounds[place]
+        order, parts = self._in_order()
+        flat, ordered = np.empty((2, len(order)), dtype=np.int64)
+        escaped: list[tuple[int, int, int]] = []
+        for part, first, frequencies in parts:
+            last = len(frequencies) - 1
+            digits = decoder.decode(frequencies, part.stop - part.start)
+            np.add(digits, first, out=ordered[part], dtype=np.int64)
+            outside = digits == last
+            if np.count_nonzero(outside):
+                escaped += [(place, first, last) for place in order[part][outside].tolist()]
+        flat[order] = ordered
+        for place, first, last in sorted(escaped):
             distance = _read_gamma(decoder) - 1
-            flat[place] = first - (distance + 1) // 2 if distance % 2 else first + size + distance // 2
+            flat[place] = first - (distance + 1) // 2 if distance % 2 else first + last + distance // 2
         return torch.from_numpy(flat).to(self.indices.device).view(self.shape)
 
     def sample(self, generator: torch.Generator, temperature: float, top_k: int, top_p: float) -> Tensor:
         flat = torch.empty(self.indices.numel(), dtype=torch.int64)
-        for index, where in self._groups():
-            first, frequencies = self.table(index)
-            inside = torch.from_numpy(frequencies[:-1]).expand(len(where), -1)
-            flat[torch.from_numpy(where)] = first + _draw(inside, generator, temperature, top_k, top_p)
+        order, parts = self._in_order()
+        for part, first, frequencies in parts:
+            where = torch.from_numpy(order[part])
+            inside = torch.tensor(frequencies[:-1]).expand(len(where), -1)
+            flat[where] = first + _draw(inside, generator, temperature, top_k, top_p)
         return flat.to(self.indices.device).view(self.shape)
 
 
-class IntegerGaussian(TableDistribution):
-    """round(y - mean) for y ~ N(mean, scale): a Gaussian around zero, integrated over unit intervals.
+class ScaleTable(TableDistribution):
+    """round(y - mean) for a y of one shape and many scales: the density around zero, integrated over unit intervals.
 
     The mean moves the value, not the code words: it travels as the block's context, and the quantizer subtracts
     and adds it. What encoder and decoder must agree on is the scale's index alone.
@@ -301,17 +326,49 @@ class IntegerGaussian(TableDistribution):
         indices: positions in `obverse.gaussian.SCALES`, int64 [B, ...], 0 to 63.
     """
 
-    def table(self, index: int) -> tuple[int, np.ndarray]:
-        return gaussian_frequencies(index)
-
-    def _with(self, indices: Tensor) -> IntegerGaussian:
-        return IntegerGaussian(indices)
+    def _with(self, indices: Tensor) -> ScaleTable:
+        return type(self)(indices)
 
     @staticmethod
     def index(scale: Tensor) -> Tensor:
-        """Position of the table scale that is nearest to `scale` in its logarithm."""
-        edges = torch.tensor(EDGES, dtype=torch.float64, device=scale.device) / 65536
-        return torch.bucketize(scale.double().contiguous(), edges)
+        """Position of the table scale that is nearest to `scale` in its logarithm: how many `EDGES` lie below it."""
+        start, below, edges = _cells()
+        below, edges = below.to(scale.device), edges.to(scale.device)
+        scale = scale.double().clamp(min=0)
+        cell = ((scale.view(torch.int64) >> _CELL_SHIFT) & _CELL_MASK).sub_(start).clamp_(0, len(below) - 1)
+        index = below.index_select(0, cell.reshape(-1)).view(scale.shape)
+        return index.add_(scale > edges.index_select(0, index.view(-1)).view(scale.shape))
+
+
+_CELL_SHIFT, _CELL_MASK = 48, 0x7FFF
+"""From the bits of a float64 to its cell: its exponent and the first four bits of its mantissa, without the sign."""
+
+
+@lru_cache(maxsize=1)
+def _cells() -> tuple[int, Tensor, Tensor]:
+    """The first cell that matters, how many edges lie below each cell from there, and the edges, with infinity.
+
+    Cells are at most 6.25 % wide and edges 13 % apart: a cell has one edge at most, so that one comparison is enough.
+    """
+    edges = torch.tensor([*EDGES, math.inf], dtype=torch.float64) / 65536
+    bits = edges[[0, -2]].view(torch.int64) >> _CELL_SHIFT
+    start, stop = int(bits[0]), int(bits[1]) + 2
+    lowest = (torch.arange(start, stop) << _CELL_SHIFT).view(torch.float64)
+    return start, torch.bucketize(lowest, edges), edges
+
+
+class IntegerGaussian(ScaleTable):
+    """y ~ N(mean, scale)."""
+
+    def table(self, index: int) -> tuple[int, np.ndarray]:
+        return gaussian_frequencies(index)
+
+
+class IntegerLogistic(ScaleTable):
+    """y with the distribution function sigmoid((y - mean) / scale)."""
+
+    def table(self, index: int) -> tuple[int, np.ndarray]:
+        return logistic_frequencies(index)
 
 
 class FactorizedTable(TableDistribution):
@@ -319,41 +376,60 @@ class FactorizedTable(TableDistribution):
 
     Args:
         indices: channel of each symbol, int64 [B, ...].
-        frequencies: [C, S] int64, rows sum to `TOTAL`; the last entry is the escape.
-        first: integer that the first entry stands for.
+        tables: for every channel the integer that its first entry stands for, and frequencies [S] int64 that sum to
+            `TOTAL`; the last entry is the escape. S may differ.
     """
 
-    def __init__(self, indices: Tensor, frequencies: np.ndarray, first: int) -> None:
+    def __init__(self, indices: Tensor, tables: Sequence[tuple[int, np.ndarray]]) -> None:
         super().__init__(indices)
-        self.frequencies, self.first = frequencies, first
+        self.tables = tables
 
     def table(self, index: int) -> tuple[int, np.ndarray]:
-        return self.first, self.frequencies[index]
+        return self.tables[index]
 
     def _with(self, indices: Tensor) -> FactorizedTable:
-        return FactorizedTable(indices, self.frequencies, self.first)
+        return FactorizedTable(indices, self.tables)
+
+    @staticmethod
+    def grid(tables: Sequence[tuple[int, np.ndarray]], batch: int, height: int, width: int) -> FactorizedTable:
+        """Of arrays [B, C, h, w], one table per channel."""
+        channel = torch.arange(len(tables))[:, None, None]
+        return FactorizedTable(channel.expand(batch, len(tables), height, width), tables)
 
 
-_EVEN = np.full(32, TOTAL // 32, dtype=np.int64)
-_BYTE = np.full(256, TOTAL // 256, dtype=np.int64)
+@lru_cache(maxsize=8)
+def _even(bits: int) -> np.ndarray:
+    """Frequencies of 2**bits equal symbols."""
+    frequencies = np.full(1 << bits, TOTAL >> bits, dtype=np.int64)
+    frequencies.flags.writeable = False
+    return frequencies
 
 
-def _write_gamma(value: int, encoder: SymbolEncoder) -> None:
-    """A positive integer below 2**32: its length in bits, then what follows the leading one."""
-    length = value.bit_length() - 1
-    if length > 31:
-        raise OverflowError(f"a latent of magnitude {value} is beyond what a stream can hold (2**31)")
-    encoder.encode(np.array([length], np.int32), _EVEN)
-    rest = value - (1 << length)
-    for shift in range(0, length, 8):
-        encoder.encode(np.array([rest >> shift & 255], np.int32), _BYTE)
+_LENGTH_BITS = 5
+
+
+def _write_gammas(values: np.ndarray, encoder: SymbolEncoder) -> None:
+    """Positive integers [n] below 2**32: the length of each in bits, then what follows the leading one."""
+    lengths = np.frexp(values.astype(np.float64))[1] - 1
+    if lengths.max() >> _LENGTH_BITS:
+        raise OverflowError(f"a latent of magnitude {values.max()} is beyond what a stream can hold (2**31)")
+    rests = values - (1 << lengths.astype(np.int64))
+    digits = np.stack([lengths, *(rests >> shift & 255 for shift in range(0, 32, 8))], axis=1).astype(np.int32)
+    for row, length in zip(digits, lengths.tolist(), strict=True):
+        encoder.encode(row[:1], _even(_LENGTH_BITS))
+        whole, bits = divmod(length, 8)
+        if whole:
+            encoder.encode(row[1 : whole + 1], _even(8))
+        if bits:
+            encoder.encode(row[whole + 1 : whole + 2], _even(bits))
 
 
 def _read_gamma(decoder: SymbolDecoder) -> int:
-    length = int(decoder.decode(_EVEN, 1)[0])
-    rest = 0
-    for shift in range(0, length, 8):
-        rest |= int(decoder.decode(_BYTE, 1)[0]) << shift
-    if rest >> length:
-        raise CorruptError("an escaped value is longer than announced")
-    return (1 << length) + rest
+    length = int(decoder.decode(_even(_LENGTH_BITS), 1)[0])
+    whole, bits = divmod(length, 8)
+    digits: list[int] = []
+    if whole:
+        digits += decoder.decode(_even(8), whole).tolist()
+    if bits:
+        digits += decoder.decode(_even(bits), 1).tolist()
+    return (1 << length) + int.from_bytes(digits, "little")

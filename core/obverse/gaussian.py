@@ -79,7 +79,7 @@ def gaussian_frequencies(index: int) -> tuple[int, np.ndarray]:
     """
     import torch
 
-    from obverse.distributions import frequencies_from_weights
+    from obverse.distributions import table_frequencies
 
     scale = SCALES[index]
     reach = max(1, int(scale * _TAIL) >> 16)
@@ -89,4 +89,4 @@ def gaussian_frequencies(index: int) -> tuple[int, np.ndarray]:
     half = [cumulative[0]] + [(b - a) // 2 for a, b in pairwise(cumulative)]
     weights = [*reversed(half[1:]), *half, one - cumulative[-1]]
     rows = torch.tensor([max(w, 0) >> (_BITS - 36) for w in weights], dtype=torch.int64)
-    return -reach, frequencies_from_weights(rows).numpy()
+    return -reach, table_frequencies(rows)

@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from obverse.distributions import LOGIT_STEPS, TOTAL, Categorical, Distribution, IntegerGaussian, to_grid
+from obverse.distributions import (
+    LOGIT_STEPS,
+    TOTAL,
+    Categorical,
+    Distribution,
+    IntegerGaussian,
+    IntegerLogistic,
+    ScaleTable,
+    to_grid,
+)
 from obverse.errors import UnsupportedInputError
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ class Guarded(Distribution):
     """
 
     axes: ClassVar[int]
-    coding: ClassVar[type[Categorical] | type[IntegerGaussian]]
+    coding: ClassVar[type[Categorical] | type[ScaleTable]]
     """What codes the rounded integers."""
 
     def __init__(self, values: Tensor) -> None:
@@ -126,14 +135,26 @@ class GuardedCategorical(Guarded):
         return to_grid(values + offset / (OFFSETS * LOGIT_STEPS))
 
 
-class GuardedGaussian(Guarded):
-    """round(y - mean) for y of scales [B, ...] float64, positive; coded as `IntegerGaussian`."""
+class GuardedScale(Guarded):
+    """round(y - mean) for y of scales [B, ...] float64, positive."""
 
     axes = 0
-    coding = IntegerGaussian
+    coding: ClassVar[type[ScaleTable]]
 
     def band(self, values: Tensor) -> tuple[Tensor, Tensor]:
         return values * (1 - GUARD), values * (1 + GUARD)
 
     def rounded(self, values: Tensor, offset: int) -> Tensor:
-        return IntegerGaussian.index(values * (1 + offset / 1024))
+        return self.coding.index(values * (1 + offset / 1024))
+
+
+class GuardedGaussian(GuardedScale):
+    """Coded as `IntegerGaussian`."""
+
+    coding = IntegerGaussian
+
+
+class GuardedLogistic(GuardedScale):
+    """Coded as `IntegerLogistic`."""
+
+    coding = IntegerLogistic

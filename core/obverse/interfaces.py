@@ -11,16 +11,16 @@ A prior yields blocks; whoever knows the symbols of a block sends them back (see
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from obverse.distributions import Categorical, Distribution, IntegerGaussian, to_grid
+from obverse.distributions import Categorical, Distribution, IntegerGaussian, IntegerLogistic, to_grid
 from obverse.errors import ConfigError
-from obverse.guarded import GuardedCategorical, GuardedGaussian
+from obverse.guarded import GuardedCategorical, GuardedGaussian, GuardedLogistic
 from obverse.numerics import GUARDED64, NATIVE
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Encoder(ABC):
         margin: cells of `multiple` pixels around a tile on which its result depends, so that large pictures can
             be transformed tile by tile; None for transforms that look at everything.
         qualities: number of operating points.
+        default_quality: operating point when none is asked for, 1 to `qualities`; None for the middle one.
         channels: latent channels by name, compared with what the quantizer expects.
     """
 
@@ -111,6 +112,7 @@ class Encoder(ABC):
     tile: int | None = None
     margin: int | None = None
     qualities: int = 1
+    default_quality: int | None = None
     channels: Mapping[str, int]
 
     @abstractmethod
@@ -143,9 +145,15 @@ class Quantizer(ABC):
         channels: latent channels by name that it takes.
         alphabets: number of symbols by array name; None for unbounded integers.
         count: symbols of each array, where it is not one per cell of the grid; else None.
+        stages: ends of the parts of the one array that are coded one after the other, where each refines what those
+            before it decode to (residual quantizers); the last is `count`. Empty where only all symbols decode.
+        qualities: with stages, operating points that code fewer of them: the last all, each lower one a stage less;
+            None where qualities make no difference.
     """
 
     count: int | None = None
+    stages: tuple[int, ...] = ()
+    qualities: int | None = None
     context_free: ClassVar[bool]
     channels: Mapping[str, int]
     alphabets: Mapping[str, int | None]
@@ -178,6 +186,31 @@ class Quantizer(ABC):
         """
         raise ConfigError(f"quantizer {type(self).__name__} offers no candidates, which rate control needs")
 
+    def stage_candidates(self, latents: Latents, coded: list[Coded], count: int) -> tuple[Tensor, Tensor]:
+        """As `candidates`, of the next stage; only for quantizers with `stages`, whose later symbols depend on earlier.
+
+        Args:
+            latents: as for `symbols`.
+            coded: the stages before it, with whatever symbols were chosen.
+            count: candidates wanted, k.
+
+        Returns:
+            Symbols [B, n, k] int64 of the n positions of the stage, and their squared distances [B, n, k] float32 in
+            units of the whole latent grid; the nearest first.
+        """
+        raise ConfigError(f"quantizer {type(self).__name__} offers no candidates, which rate control needs")
+
+
+def coded_stages(stages: Sequence[int], qualities: int, quality: int) -> Sequence[int]:
+    """Of a quantizer's `stages`, those that are coded at an operating point, 0 to `qualities` - 1.
+
+    Raises:
+        ConfigError: there are more operating points than stages.
+    """
+    if not 1 <= qualities <= len(stages):
+        raise ConfigError(f"{len(stages)} stages make 1 to {len(stages)} qualities, not {qualities}")
+    return stages[: len(stages) - qualities + 1 + quality]
+
 
 class Prior(ABC):
     """Probabilities of the symbols, block by block.
@@ -189,8 +222,12 @@ class Prior(ABC):
         alphabets: number of symbols by array name, compared with the quantizer's; None for unbounded
             integers. An empty mapping accepts any.
         stride: pixels per cell of the latent grid it was made for, or None when it does not matter.
+        count: symbols of each array that it models, compared with the quantizer's; None when it does not matter.
         qualities: operating points it has tables for, or None when it does not matter.
         classes: number of classes that `Condition.label` may name, or None for a prior without classes.
+        guided: `Condition.guidance` means something without a class, as for a prior behind a text.
+        group: windows of a picture that run as one batch; part of the format, and set by the configuration.
+        specification: version of the rules by which its numbers become frequencies (`obverse.numerics`).
         window: side in cells of the largest grid it models at once, or None for any. Larger grids are covered by
             windows (`obverse.windows`), for which its blocks must have positions.
         dtype: what its weights and arithmetic are in as it was published; numerics mode `native` uses it.
@@ -199,10 +236,14 @@ class Prior(ABC):
 
     exact: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype] = torch.float32
+    specification: ClassVar[int] = 1
     numerics: str = GUARDED64
     window: int | None = None
+    group: int = 64
+    guided: bool = False
     alphabets: Mapping[str, int | None]
     stride: int | None = None
+    count: int | None = None
     qualities: int | None = None
     classes: int | None = None
 
@@ -242,6 +283,12 @@ class Prior(ABC):
         if self.numerics == GUARDED64:
             return GuardedGaussian(scale)
         return IntegerGaussian(IntegerGaussian.index(scale))
+
+    def logistic(self, scale: Tensor) -> Distribution:
+        """As `gaussian`, for y - mean with the distribution function sigmoid(. / scale)."""
+        if self.numerics == GUARDED64:
+            return GuardedLogistic(scale)
+        return IntegerLogistic(IntegerLogistic.index(scale))
 
 
 class EntropyCoder(ABC):

@@ -5,13 +5,14 @@ source                                   what the loop does
 Encoding(Known or Quantized, encoders)   compress, or estimate the rate
 Decoding(decoders)                       decompress
 Sampling(generator)                      generate
-Mixture(known, Sampling or Decoding)     in-painting, latents from a hyperprior of a real image
+Mixture(known, Sampling or Decoding)     in-painting
+Kept(Known or Quantized, Sampling, keep) latents drawn under the hyper-latents of a real image
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,8 +23,13 @@ Source = Callable[[Block], Tensor]
 """Gives the symbols of a block, int64 in the shape of its distribution."""
 
 
-def run(blocks: Blocks, source: Source) -> list[Coded]:
+def run(blocks: Blocks, source: Source, limit: int | None = None) -> list[Coded]:
     """Drive a prior with a source until the prior has no more blocks.
+
+    Args:
+        blocks: the prior's.
+        source: knows their symbols.
+        limit: stop after so many blocks; None for all.
 
     Returns:
         Every block with its symbols, in coding order.
@@ -34,6 +40,8 @@ def run(blocks: Blocks, source: Source) -> list[Coded]:
         while True:
             symbols = source(block)
             coded.append(Coded(block.name, symbols, block.positions, block.context))
+            if len(coded) == limit:
+                return coded
             block = blocks.send(symbols)
     except StopIteration:
         return coded
@@ -161,6 +169,25 @@ class Mixture:
         if not len(missing):
             return symbols
         return fill(symbols, block, missing, self.otherwise)
+
+
+class Kept:
+    """Some arrays as a whole from one source, as the hyper-latents of a picture; the others from another.
+
+    Args:
+        known: source of the arrays that are kept.
+        otherwise: source of the others.
+        keep: names of arrays, or how many of the first in coding order.
+    """
+
+    def __init__(self, known: Source, otherwise: Source, keep: int | Collection[str]) -> None:
+        self.known, self.otherwise, self.keep = known, otherwise, keep
+        self._order: dict[str, int] = {}
+
+    def __call__(self, block: Block) -> Tensor:
+        place = self._order.setdefault(block.name, len(self._order))
+        kept = place < self.keep if isinstance(self.keep, int) else block.name in self.keep
+        return (self.known if kept else self.otherwise)(block)
 
 
 def fill(symbols: Tensor, block: Block, missing: Tensor, source: Source) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from obverse.errors import ConfigError
-from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
+from obverse.interfaces import Block, Blocks, Condition, Layout, Prior, coded_stages
 from obverse.nn.next_scale import NextScaleTransformer, ScaleSum
 
 
@@ -39,7 +39,7 @@ class NextScalePrior(Prior, nn.Module):
         vocabulary, channels: V codes of C values.
         phis, ratio: as for `ScaleSum`, whose weights are those of the tokenizer.
         dim, layers, heads, classes, shared, mlp_ratio: as for `NextScaleTransformer`.
-        qualities: operating points.
+        qualities: operating points; composed by name, the quantizer's.
     """
 
     exact: ClassVar[bool] = True
@@ -62,8 +62,8 @@ class NextScalePrior(Prior, nn.Module):
     ) -> None:
         super().__init__()
         self.sides, self.classes, self.qualities = tuple(sides), classes, qualities
-        if not 1 <= qualities <= len(self.sides):
-            raise ConfigError(f"{len(self.sides)} scales make 1 to {len(self.sides)} qualities, not {qualities}")
+        self.count = sum(side * side for side in sides)
+        coded_stages(self.sides, qualities, 0)
         self.alphabets: Mapping[str, int | None] = {"tokens": vocabulary}
         self.scales = ScaleSum(sides=sides, vocabulary=vocabulary, channels=channels, phis=phis, ratio=ratio)
         self.model = NextScaleTransformer(
@@ -108,7 +108,7 @@ class NextScalePrior(Prior, nn.Module):
         """Of the scales that are coded."""
         check_grid(self.sides, layout.height, layout.width)
         assert self.qualities is not None
-        return scale_spans(self.sides)[: len(self.sides) - self.qualities + 1 + condition.quality]
+        return scale_spans(self.sides)[: len(coded_stages(self.sides, self.qualities, condition.quality))]
 
     def _labels(self, layout: Layout, condition: Condition) -> Tensor:
         """Classes of the transformer's rows [B]; guided, [2 B] with a second half without a class."""

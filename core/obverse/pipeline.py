@@ -11,15 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from obverse.config import PARTS, CodecConfig, unknown_keys
+from obverse.config import MAX_QUALITIES, PARTS, CodecConfig, unknown_keys
 from obverse.errors import ConfigError, ObverseError, PluginError, UnknownNameError
 from obverse.interfaces import Encoder, EntropyCoder, Prior, Quantizer
 from obverse.training.task import Task
 from obverse.windows import Windowed
 from obverse_registry import RegistryError, UnknownComponentError, registry
-
-MAX_QUALITIES = 16
-"""Operating points that a stream has room to name."""
 
 _INTERFACES: dict[str, type] = {
     "encoder": Encoder,
@@ -62,9 +59,11 @@ def build(config: CodecConfig) -> Pipeline:
     for part in PARTS:
         offered: dict[str, Any] = {}
         if part == "prior":
-            offered = {"alphabets": parts["quantizer"].alphabets, "count": parts["quantizer"].count}
+            offered = {name: getattr(parts["quantizer"], name) for name in ("alphabets", "count", "stages")}
+            if parts["quantizer"].qualities is not None:
+                offered["qualities"] = parts["quantizer"].qualities
         elif part == "quantizer":
-            offered = {"channels": parts["encoder"].channels}
+            offered = {name: getattr(parts["encoder"], name) for name in ("channels", "qualities")}
         parts[part] = create(part, config.parts[part], offered)
     pipeline = Pipeline(**parts)
     check_fit(pipeline, config)
@@ -151,6 +150,11 @@ def check_fit(pipeline: Pipeline, config: CodecConfig) -> None:
         raise ConfigError(
             f"encoder {names['encoder']!r} has {encoder.qualities} qualities, a stream can name 1 to {MAX_QUALITIES}"
         )
+    if config.qualities is not None and encoder.qualities != 1:
+        raise ConfigError(
+            f"encoder {names['encoder']!r} has {encoder.qualities} qualities in one network, codec {config.name!r} has "
+            "a checkpoint for each: leave one or the other out"
+        )
     if dict(encoder.channels) != dict(quantizer.channels):
         raise ConfigError(
             f"encoder {names['encoder']!r} and quantizer {names['quantizer']!r} do not fit: the encoder's latents "
@@ -171,11 +175,22 @@ def check_fit(pipeline: Pipeline, config: CodecConfig) -> None:
             f"encoder {names['encoder']!r} and prior {names['prior']!r} do not fit: "
             f"stride {encoder.stride} against {prior.stride}"
         )
-    if prior.qualities is not None and prior.qualities != encoder.qualities:
+    if prior.count is not None and prior.count != quantizer.count:
+        made = "one symbol per cell" if quantizer.count is None else f"{quantizer.count} symbols"
         raise ConfigError(
-            f"encoder {names['encoder']!r} and prior {names['prior']!r} do not fit: "
-            f"{encoder.qualities} qualities against {prior.qualities}"
+            f"quantizer {names['quantizer']!r} and prior {names['prior']!r} do not fit: "
+            f"the quantizer makes {made}, the prior models {prior.count} symbols"
         )
+    if encoder.default_quality is not None and not 1 <= encoder.default_quality <= encoder.qualities:
+        raise ConfigError(
+            f"encoder {names['encoder']!r} has {encoder.qualities} qualities, the default is {encoder.default_quality}"
+        )
+    for part, its in (("quantizer", quantizer.qualities), ("prior", prior.qualities)):
+        if its is not None and its != encoder.qualities:
+            raise ConfigError(
+                f"encoder {names['encoder']!r} and {part} {names[part]!r} do not fit: "
+                f"{encoder.qualities} qualities against {its}"
+            )
 
 
 def _size(count: int | None) -> str:

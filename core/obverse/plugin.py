@@ -12,5 +12,9 @@ def obverse_components() -> list[Component]:
         Component("coder", "range", "obverse.coders.range:RangeCoder", "range coder (constriction)"),
         Component("coder", "ideal", "obverse.coders.ideal:IdealCoder", "counts -log2 p, writes nothing"),
         Component("coder", "raw", "obverse.coders.raw:RawCoder", "fixed-length codes"),
+        Component("quantizer", "rounding", "obverse.scalar:RoundingQuantizer", "round(latent - mean)"),
         Component("prior", "uniform", "obverse.priors:UniformPrior", "every token equally probable"),
+        Component(
+            "checkpoint", "vqgan-tokenizer", "obverse.taming:TokenizerFile", "VQGAN tokenizers, also Chameleon's"
+        ),
     ]

@@ -12,11 +12,15 @@ takes the cheapest candidates. The decoder is the same.
 A token also changes the probabilities of those that follow, which makes the best choice a search over all. It is
 approximated by sweeps: one teacher-forced pass of the prior gives the bits of all candidates under the tokens chosen so
 far, every cell takes its best one, and the next pass tells what that really costs. The best tokens seen are kept.
+
+In a residual quantizer a token also changes the vectors that are left for the later stages. There the choice is greedy:
+stage by stage, in one run of the prior, each stage takes the best codes of what those before it really left.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -26,7 +30,7 @@ from torch import Tensor
 from obverse.distributions import LOGIT_STEPS, Categorical, Distribution
 from obverse.errors import ConfigError, RateError
 from obverse.guarded import GuardedCategorical
-from obverse.interfaces import Block, Condition, Latents, Layout, Prior, Quantizer
+from obverse.interfaces import Block, Coded, Condition, Latents, Layout, Prior, Quantizer, coded_stages
 from obverse.loop import run
 
 CANDIDATES = 32
@@ -47,11 +51,29 @@ _OCTAVES = 16  # range of the search, around the ratio of the bits and the dista
 Made = TypeVar("Made")
 
 
-class RateControl:
-    """The choice of the tokens of one batch of pictures.
+class RateControl(ABC):
+    """The choice of the tokens of one batch of pictures; made by `rate_control`."""
+
+    @abstractmethod
+    def scale(self) -> float:
+        """An `rd_lambda` at which bits and distances are of one size."""
+
+    @abstractmethod
+    def choose(self, rd_lambda: float) -> dict[str, Tensor]:
+        """Tokens by array name, [B, N] int64, of about the least cost.
+
+        Args:
+            rd_lambda: bits per unit of squared distance, not negative.
+        """
+
+
+def rate_control(
+    quantizer: Quantizer, latents: Latents, prior: Prior, layout: Layout, condition: Condition
+) -> RateControl:
+    """The way to choose tokens that suits a quantizer.
 
     Args:
-        quantizer: context-free, with `candidates`.
+        quantizer: context-free, with `candidates`, or with `stages` and `stage_candidates`.
         latents: of the pictures.
         prior: for the whole grid.
         layout: of the grid.
@@ -60,6 +82,11 @@ class RateControl:
     Raises:
         ConfigError: the quantizer has no candidates.
     """
+    return (StageControl if quantizer.stages else GridControl)(quantizer, latents, prior, layout, condition)
+
+
+class GridControl(RateControl):
+    """Tokens that do not change each other's candidates, chosen by sweeps. Arguments as for `rate_control`."""
 
     def __init__(
         self, quantizer: Quantizer, latents: Latents, prior: Prior, layout: Layout, condition: Condition
@@ -70,17 +97,11 @@ class RateControl:
         self.distances = {name: distances.double() for name, (_, distances) in offered.items()}
 
     def scale(self) -> float:
-        """An `rd_lambda` at which bits and distances are of one size."""
-        spread = sum(float((d[..., -1] - d[..., 0]).mean()) for d in self.distances.values()) / len(self.distances)
-        return 10 / max(spread, 1e-12)
+        return _scale(list(self.distances.values()))
 
     @torch.inference_mode()
     def choose(self, rd_lambda: float) -> dict[str, Tensor]:
-        """Tokens by array name, [B, N] int64, with the least cost that was found for each row of the batch.
-
-        Args:
-            rd_lambda: bits per unit of squared distance, not negative.
-        """
+        """As the base class has it: the least cost that was found for each row of the batch."""
         chosen = {name: torch.zeros_like(tokens[..., 0]) for name, tokens in self.tokens.items()}
         best, least = chosen, torch.full((self.layout.batch,), math.inf, dtype=torch.float64)
         for sweep in range(SWEEPS + 1):
@@ -100,6 +121,61 @@ class RateControl:
 
     def _taken(self, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: _pick(tokens, chosen[name]) for name, tokens in self.tokens.items()}
+
+
+class StageControl(RateControl):
+    """Tokens of a residual quantizer, chosen stage by stage as the prior codes them. Arguments as for `rate_control`.
+
+    Raises:
+        ConfigError: the quantizer has no candidates, or a block of the prior is not a stage.
+    """
+
+    def __init__(
+        self, quantizer: Quantizer, latents: Latents, prior: Prior, layout: Layout, condition: Condition
+    ) -> None:
+        self.quantizer, self.latents = quantizer, latents
+        self.prior, self.layout, self.condition = prior, layout, condition
+        quantizer.stage_candidates(latents, [], CANDIDATES)  # refuses before any work
+
+    @torch.inference_mode()
+    def scale(self) -> float:
+        quantizer, (name,) = self.quantizer, self.quantizer.alphabets
+        coded: list[Coded] = []
+        distances: list[Tensor] = []
+        for _ in coded_stages(quantizer.stages, quantizer.qualities or 1, self.condition.quality):
+            tokens, found = quantizer.stage_candidates(self.latents, coded, CANDIDATES)
+            coded.append(Coded(name, tokens[..., 0]))
+            distances.append(found)
+        return _scale(distances)
+
+    @torch.inference_mode()
+    def choose(self, rd_lambda: float) -> dict[str, Tensor]:
+        source = _Choosing(self.quantizer, self.latents, rd_lambda)
+        coded = run(self.prior.blocks(self.layout, self.condition), source)
+        return {coded[0].name: torch.cat([part.symbols for part in coded], dim=1)}
+
+
+class _Choosing:
+    """The best tokens of each stage as a source, `rd_lambda` as for `RateControl.choose`."""
+
+    def __init__(self, quantizer: Quantizer, latents: Latents, rd_lambda: float) -> None:
+        self.quantizer, self.latents, self.rd_lambda = quantizer, latents, rd_lambda
+        self.coded: list[Coded] = []
+
+    def __call__(self, block: Block) -> Tensor:
+        tokens, distances = self.quantizer.stage_candidates(self.latents, self.coded, CANDIDATES)
+        if tokens.shape[:2] != block.distribution.shape:
+            raise ConfigError("rate control of a residual quantizer needs a prior whose blocks are its stages")
+        bits = token_bits(block.distribution, tokens).to(distances.device)
+        symbols = _pick(tokens, (bits + self.rd_lambda * distances).argmin(-1))
+        self.coded.append(Coded(block.name, symbols, block.positions, block.context))
+        return symbols
+
+
+def _scale(distances: list[Tensor]) -> float:
+    """Some bits over the mean difference between the farthest candidates and the nearest."""
+    spread = sum(float((d[..., -1] - d[..., 0]).mean()) for d in distances) / len(distances)
+    return 10 / max(spread, 1e-12)
 
 
 def largest_within(make: Callable[[float], Made], size: Callable[[Made], int], limit: int, scale: float) -> Made:

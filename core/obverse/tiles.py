@@ -15,6 +15,9 @@ from torch import Tensor
 TILE = 2048
 """Side in pixels above which convolutional transforms run in tiles."""
 
+GROUP = 2**20
+"""Pixels of the tiles of a `Tiling` that run through a transform as one batch, at least one tile."""
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -51,6 +54,24 @@ class Tiling:
         for i, (top, left) in enumerate(corners):
             images[:, :, top : top + self.side, left : left + self.side] = grouped[:, i]
         return images
+
+
+def in_groups(
+    function: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], arrays: Mapping[str, Tensor], size: int
+) -> dict[str, Tensor]:
+    """Apply a function of a batch to `size` rows at a time.
+
+    Args:
+        function: arrays by name to arrays by name, each row from the same row.
+        arrays: the batch as the first axis.
+        size: rows at a time.
+    """
+    count = len(next(iter(arrays.values())))
+    parts = [
+        function({name: array[first : first + size] for name, array in arrays.items()})
+        for first in range(0, count, size)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def in_tiles(

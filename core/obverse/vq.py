@@ -97,12 +97,16 @@ class TokenQuantizer(Quantizer, nn.Module):
         return {"tokens": tokens.view(len(grid), -1)}
 
     def distances(self, vectors: Tensor) -> Tensor:
-        """Squared distances of vectors from all codes, [N, D] -> [N, K] float32; only where the nearest is chosen."""
+        """Squared distances of all codes, the least that of the token chosen, [N, D] -> [N, K] float32; optional."""
         raise ConfigError(f"quantizer {type(self).__name__} offers no candidates, which rate control needs")
+
+    def nearest_tokens(self, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Some tokens and their distances, [N, D] -> [N, k] int64 and [N, k] float32, the nearest first."""
+        return nearest_codes(self.distances(vectors), count)
 
     def candidates(self, latents: Latents, count: int) -> dict[str, tuple[Tensor, Tensor]]:
         rows = rearrange(latents["tokens"], "b d h w -> (b h w) d")
-        found = [nearest_codes(self.distances(piece), count) for piece in torch.split(rows, _PIECE)]
+        found = [self.nearest_tokens(piece, count) for piece in torch.split(rows, _PIECE)]
         tokens, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
         shape = len(latents["tokens"]), -1, tokens.shape[1]
         return {"tokens": (tokens.view(shape), distances.view(shape))}

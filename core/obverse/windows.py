@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from obverse.errors import ConfigError
 from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
-
-GROUP = 64
-"""Windows of one image that run as one batch. Part of the format: it decides the order of the symbols."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Group:
     known: Tensor
 
 
-def groups(height: int, width: int, window: int, group: int = GROUP) -> Iterator[Group]:
+def groups(height: int, width: int, window: int, group: int = Prior.group) -> Iterator[Group]:
     """Cover a grid with windows.
 
     Windows lie edge to edge; one that would hang over the edge is shifted inside, and the cells it shares with the
@@ -66,6 +64,9 @@ class Windowed(Prior):
 
     The inner prior must yield blocks with positions and without context, which could not be told apart by window. Cells
     of a window that are already coded are fed to it, and not coded again.
+
+    Up to `prior.group` windows of a picture run as one batch, 64 by default. Memory grows with it, and it decides the
+    order of the symbols; so a prior takes it from its configuration, whose fingerprint is in every stream.
     """
 
     def __init__(self, prior: Prior) -> None:
@@ -73,6 +74,11 @@ class Windowed(Prior):
             raise ValueError("only a prior with a window can be slid over a grid")
         self.prior = prior
         self.side = prior.window
+        self.group: int = prior.group
+        if self.group < 1:
+            raise ConfigError(
+                f"prior {type(prior).__name__} has group={self.group}; windows run at least one at a time"
+            )
         self.exact, self.numerics = prior.exact, prior.numerics  # type: ignore[misc]
         self.alphabets, self.stride, self.qualities = prior.alphabets, prior.stride, prior.qualities
 
@@ -84,7 +90,7 @@ class Windowed(Prior):
 
     def _cover(self, layout: Layout, condition: Condition, symbols: Mapping[str, Tensor] | None) -> Blocks:
         grid: dict[str, Tensor] = {}
-        for group in groups(layout.height, layout.width, self.side):
+        for group in groups(layout.height, layout.width, self.side, self.group):
             count = len(group.positions)
             inner_layout = Layout(layout.batch * count, group.rows, group.columns)
             if symbols is None:

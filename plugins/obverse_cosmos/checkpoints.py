@@ -17,6 +17,7 @@ from obverse_cosmos.haar import log2
 from obverse_cosmos.video import doubles, halves
 
 _TABLES = ("wavelets", "_arange", "patch_size_buffer", "_levels", "_basis", "implicit_codebook")
+_TEXT = (".cross_attention.", ".cross_attention_norm.")
 _LEVEL = re.compile(r"(?:encoder\.down|decoder\.up)\.(?P<level>\d+)\.")
 
 
@@ -78,7 +79,7 @@ class VideoTokenizerFormat(CheckpointFormat):
 class WorldModelFormat(CheckpointFormat):
     """`model.pt` of the autoregressive world models.
 
-    Attention to text is left out: without a text it adds nothing.
+    Attention to text is left out: without a text it adds nothing; `text_weights` has it.
     """
 
     names = ("tok_embeddings.weight", "layers.0.attention.q_norm.weight", "layers.0.feed_forward.w1.weight")
@@ -91,8 +92,26 @@ class WorldModelFormat(CheckpointFormat):
         return {
             f"prior.{name.removeprefix('model.')}": tensor
             for name, tensor in tensors.items()
-            if not any(part in name for part in ("_extra_state", ".cross_attention.", ".cross_attention_norm."))
+            if not any(part in name for part in ("_extra_state", *_TEXT))
         }
+
+
+def text_weights(tensors: Mapping[str, Tensor], embedding: Tensor) -> dict[str, Tensor]:
+    """What a `CosmosPrior` with a text has beside the tensors of `WorldModelFormat`; saved, another file of weights.
+
+        tensors = read_checkpoint(Path("Cosmos-Predict1-5B-Video2World/model.pt"))
+        save_file(text_weights(tensors, embedding), "text.safetensors")
+
+    Args:
+        tensors: of the official file.
+        embedding: of the text by T5-11B, [N, E].
+    """
+    attention = {
+        f"prior.{name.removeprefix('model.')}": tensor
+        for name, tensor in tensors.items()
+        if any(part in name for part in _TEXT)
+    }
+    return attention | {"prior.text": embedding}
 
 
 T = TypeVar("T")

@@ -44,6 +44,26 @@ class FiniteScalarQuantizer(TokenQuantizer):
         digits = self.bound(vectors).round().long() + self.levels // 2
         return (digits * self.basis).sum(-1)
 
+    def nearest_tokens(self, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """As for other quantizers; distances are between codes and the bounded values that are rounded to them.
+
+        The codes are all combinations of levels, too many to compare with: the nearest over the first channels are
+        combined with the levels of the next, and only the nearest of these are kept.
+        """
+        bounded = self.bound(vectors)
+        tokens = torch.zeros(len(vectors), 1, dtype=torch.int64, device=bounded.device)
+        distances = torch.zeros(len(vectors), 1, device=bounded.device)
+        for channel, size in enumerate(self.levels.tolist()):
+            values, middle = bounded[:, channel, None], size // 2
+            # From the rounded one on, which a stable sort keeps before a level of the same distance.
+            digits = (values.round().long() + middle + torch.arange(size, device=values.device)) % size  # [N, L]
+            further = ((values - (digits - middle)) / middle).square()
+            sums = (distances[:, :, None] + further[:, None]).flatten(1)
+            distances, kept = sums.sort(dim=1, stable=True)
+            distances, kept = distances[:, :count], kept[:, :count]
+            tokens = (tokens[:, :, None] + digits[:, None] * self.basis[channel]).flatten(1).gather(1, kept)
+        return tokens, distances
+
     def lookup(self, tokens: Tensor) -> Tensor:
         digits = tokens[..., None] // self.basis % self.levels
         middle = self.levels // 2

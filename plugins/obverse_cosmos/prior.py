@@ -1,7 +1,8 @@
 """The autoregressive world models (arXiv:2501.03575, section 6.2) as priors over the tokens of one frame.
 
 Shape notation:
-    B batch, L tokens, D model width, H heads, d head width, V vocabulary.
+    B batch, L tokens, D model width, H heads, G heads of keys, d head width, V vocabulary, N tokens of a text, E their
+    width.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from obverse_cosmos.positions import Stretch, places, rotary_3d, rotate, sines_3
 
 LOGITS = 2**22
 """Logits that a parallel pass holds at once."""
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values [1, G, N, d] of a text in one block."""
 
 
 class Attention(nn.Module):
@@ -52,18 +56,50 @@ class Attention(nn.Module):
         return self.wo(rearrange(y, "b h l d -> b l (h d)"))  # type: ignore[no-any-return]
 
 
-class TransformerBlock(nn.Module):
-    """Pre-norm attention and feed-forward, both residual."""
+class TextAttention(nn.Module):
+    """The same over a text: every position sees all of it, and nothing is turned."""
 
-    def __init__(self, dim: int, heads: int, key_heads: int, head_dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, heads: int, key_heads: int, head_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.head_dim, self.key_heads = head_dim, key_heads
+        self.wq = nn.Linear(dim, heads * head_dim, bias=False)
+        self.wk = nn.Linear(text_dim, key_heads * head_dim, bias=False)
+        self.wv = nn.Linear(text_dim, key_heads * head_dim, bias=False)
+        self.wo = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q_norm = RMSNorm(head_dim)
+        self.k_norm = RMSNorm(head_dim)
+        self.attend = Attend()
+
+    def keys_values(self, text: Tensor) -> KeysValues:
+        """Of the embedding of a text, [N, E]."""
+        k, v = (rearrange(part(text), "n (g d) -> 1 g n d", g=self.key_heads) for part in (self.wk, self.wv))
+        return self.attend.keys(self.k_norm(k)), self.attend.values(v)
+
+    def forward(self, x: Tensor, text: KeysValues) -> Tensor:
+        k, v = (part.expand(len(x), -1, -1, -1) for part in text)
+        q = self.q_norm(rearrange(self.wq(x), "b l (h d) -> b h l d", d=self.head_dim))
+        # Heads that share keys are as many queries of one head.
+        y = self.attend(rearrange(q, "b (g s) l d -> b g (s l) d", g=self.key_heads), k, v)
+        return self.wo(rearrange(y, "b g (s l) d -> b l (g s d)", l=x.shape[1]))  # type: ignore[no-any-return]
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention, attention to a text where there is one, and feed-forward, all residual."""
+
+    def __init__(self, dim: int, heads: int, key_heads: int, head_dim: int, hidden: int, text_dim: int | None) -> None:
         super().__init__()
         self.attention = Attention(dim, heads, key_heads, head_dim)
         self.feed_forward = FeedForward(dim, hidden)
         self.attention_norm = RMSNorm(dim)
         self.ffn_norm = RMSNorm(dim)
+        if text_dim is not None:
+            self.cross_attention = TextAttention(dim, heads, key_heads, head_dim, text_dim)
+            self.cross_attention_norm = RMSNorm(dim)
 
-    def forward(self, x: Tensor, rotary: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, cache: KeyValueCache | None, text: KeysValues | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotary, cache)
+        if text is not None:
+            x = x + self.cross_attention(self.cross_attention_norm(x), text)
         return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
 
 
@@ -71,8 +107,10 @@ class CosmosPrior(Prior, nn.Module):
     """Tokens of a frame in raster order, each from those before it.
 
     The base models have nothing before the first token, which is coded with equal probabilities. Video2World models
-    begin with a token of their own; their attention to text adds nothing without a text, and is left out. The models
-    were trained to continue a first frame: their probabilities of that frame itself may be poor.
+    begin with a token of their own; their attention to text adds nothing without a text, and is left out. With
+    `text_tokens` it is there, and the text's embedding by T5 is one of the weights, `text` [N, E], so that streams tell
+    it by their fingerprint; `obverse_cosmos.checkpoints.text_weights` makes the file. The models were trained to
+    continue a first frame: their probabilities of that frame itself may be poor.
 
     Args:
         vocabulary: V, number of tokens.
@@ -87,6 +125,9 @@ class CosmosPrior(Prior, nn.Module):
         begins: there is a token before the first, and positions are added to the hidden states before every block, as
             in Video2World models.
         window: side of the largest grid that it models at once, in tokens; the models know 40 rows of 64.
+        text_tokens: N, tokens of a text's embedding, of the 512 those that are not padding or all; 0 for no text.
+        text_dim: E.
+        group: windows of a picture that run as one batch; part of the format, and most of the memory.
     """
 
     exact: ClassVar[bool] = True
@@ -105,20 +146,25 @@ class CosmosPrior(Prior, nn.Module):
         stretch: Mapping[str, Any] | None = None,
         begins: bool = False,
         window: int = 40,
+        text_tokens: int = 0,
+        text_dim: int = 1024,
+        group: int = 64,
     ) -> None:
         super().__init__()
         if heads % key_heads:
             raise ValueError(f"{heads} heads cannot share the keys of {key_heads}")
-        self.window = window
+        self.window, self.group = window, group
         self.vocabulary, self.dim, self.base, self.begins = vocabulary, dim, base, begins
         self.key_heads, self.head_dim = key_heads, head_dim
         self.stretch = None if stretch is None else Stretch(**stretch)
         self.alphabets: Mapping[str, int | None] = {"tokens": vocabulary}
         rows = -(-(vocabulary + 1) // 64) * 64 if begins else vocabulary
         self.tok_embeddings = nn.Embedding(rows, dim)
-        self.layers = nn.ModuleList(TransformerBlock(dim, heads, key_heads, head_dim, hidden) for _ in range(layers))
+        sizes = (dim, heads, key_heads, head_dim, hidden, text_dim if text_tokens else None)
+        self.layers = nn.ModuleList(TransformerBlock(*sizes) for _ in range(layers))
         self.norm = RMSNorm(dim)
         self.output = nn.Linear(dim, vocabulary, bias=False)
+        self.text = nn.Parameter(torch.zeros(text_tokens, text_dim)) if text_tokens else None
 
     def positions(self, frames: int, height: int, width: int) -> tuple[Tensor, Tensor | None]:
         """What the network is told of where its inputs stand, in its dtype.
@@ -135,8 +181,19 @@ class CosmosPrior(Prior, nn.Module):
         added = F.pad(sines_3d(cells, self.dim), (0, 0, 1, 0)).to(torch.bfloat16)  # rounded as the models have it
         return torch.cat([still, rotary]).to(like), added.to(like)
 
+    def text_keys_values(self) -> list[KeysValues] | None:
+        """Of the text in each block; None where there is no text."""
+        if self.text is None:
+            return None
+        return [layer.cross_attention.keys_values(self.text) for layer in self.layers]
+
     def hidden_states(
-        self, inputs: Tensor, rotary: Tensor, added: Tensor | None, caches: Sequence[KeyValueCache] | None = None
+        self,
+        inputs: Tensor,
+        rotary: Tensor,
+        added: Tensor | None,
+        caches: Sequence[KeyValueCache] | None = None,
+        text: Sequence[KeysValues] | None = None,
     ) -> Tensor:
         """Run the blocks.
 
@@ -144,6 +201,7 @@ class CosmosPrior(Prior, nn.Module):
             inputs: [B, L] int64, tokens or the begin token.
             rotary, added: of these inputs, from `positions`.
             caches: one per block to continue a sequence one position at a time (L = 1); None runs a whole sequence.
+            text: from `text_keys_values`.
 
         Returns:
             [B, L, D] normalised hidden states, ready for `output`.
@@ -152,7 +210,8 @@ class CosmosPrior(Prior, nn.Module):
         for index, layer in enumerate(self.layers):
             if added is not None:
                 x = x + added
-            x = layer(x, rotary, None if caches is None else caches[index])
+            cache, keys_values = (None if each is None else each[index] for each in (caches, text))
+            x = layer(x, rotary, cache, keys_values)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def caches(self, batch: int, length: int) -> list[KeyValueCache]:
@@ -163,7 +222,7 @@ class CosmosPrior(Prior, nn.Module):
     def blocks(self, layout: Layout, condition: Condition) -> Blocks:
         length = layout.height * layout.width
         rotary, added = self.positions(1, layout.height, layout.width)
-        caches = self.caches(layout.batch, length)
+        caches, text = self.caches(layout.batch, length), self.text_keys_values()
         if self.begins:
             tokens = self._begin(layout.batch)
         else:
@@ -172,7 +231,7 @@ class CosmosPrior(Prior, nn.Module):
         for step in range(length - ahead):
             here = slice(step, step + 1)
             hidden = self.hidden_states(
-                tokens.to(rotary.device), rotary[here], None if added is None else added[here], caches
+                tokens.to(rotary.device), rotary[here], None if added is None else added[here], caches, text
             )
             tokens = yield self._block(self.output(hidden), step + ahead)
 
@@ -186,7 +245,8 @@ class CosmosPrior(Prior, nn.Module):
         if not length:
             return
         rotary, added = self.positions(1, layout.height, layout.width)
-        hidden = self.hidden_states(inputs, rotary[:length], None if added is None else added[:length])
+        added = None if added is None else added[:length]
+        hidden = self.hidden_states(inputs, rotary[:length], added, text=self.text_keys_values())
         ahead = 0 if self.begins else 1
         # Logits of all positions together would be the largest array of all.
         step = max(1, LOGITS // (layout.batch * self.vocabulary))

@@ -1,6 +1,6 @@
 """Files of Lumina-mGPT.
 
-The tokenizer's file, `vqgan.ckpt`, is one of taming-transformers in names and layout.
+The tokenizer's file, `vqgan.ckpt`, is one of taming-transformers in names and layout (`obverse.taming`).
 """
 
 from __future__ import annotations

@@ -25,22 +25,19 @@ class MeanScaleHyperprior(Prior, nn.Module):
     """
 
     exact: ClassVar[bool] = True
+    specification: ClassVar[int] = 2
     tables: Tensor
 
     def __init__(self, *, latent_channels: int, hyper_channels: int, hyper_width: int, qualities: int) -> None:
         super().__init__()
         self.stride, self.qualities = 16, qualities
         self.alphabets: Mapping[str, int | None] = {"y": None, "z": None}
-        self.hyper_channels = hyper_channels
         self.hyper_synthesis = HyperSynthesis(hyper_channels, hyper_width, latent_channels)
         shape = (qualities, hyper_channels, 2 * RADIUS + 2)
         self.register_buffer("tables", torch.zeros(shape, dtype=torch.int32))
 
     def blocks(self, layout: Layout, condition: Condition) -> Blocks:
-        device = self.tables.device
-        shape = (layout.batch, self.hyper_channels, layout.height // 4, layout.width // 4)
-        channel = torch.arange(self.hyper_channels, device=device)[:, None, None].expand(shape)
-        tables = self.tables[condition.quality].long().cpu().numpy()
-        z = yield Block("z", FactorizedTable(channel, tables, -RADIUS))
-        mean, scale = self.hyper_synthesis(z.to(device, self.arithmetic))
+        tables = [(-RADIUS, row) for row in self.tables[condition.quality].long().cpu().numpy()]
+        z = yield Block("z", FactorizedTable.grid(tables, layout.batch, layout.height // 4, layout.width // 4))
+        mean, scale = self.hyper_synthesis(z.to(self.tables.device, self.arithmetic))
         yield Block("y", self.gaussian(scale), context={"mean": mean})

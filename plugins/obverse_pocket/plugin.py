@@ -15,8 +15,6 @@ def obverse_components() -> list[Component]:
                   "convolutional autoencoder with hyper-latents and a gain per quality"),
         Component("quantizer", "unit-vector", "obverse_pocket.quantizers:UnitVectorQuantizer",
                   "nearest code on the unit sphere"),
-        Component("quantizer", "rounding", "obverse_pocket.quantizers:RoundingQuantizer",
-                  "round(latent - mean)"),
         Component("prior", "pocket-llama", "obverse_pocket.llama:LlamaPrior",
                   "next-token transformer over windows"),
         Component("prior", "mean-scale", "obverse_pocket.hyperprior:MeanScaleHyperprior",

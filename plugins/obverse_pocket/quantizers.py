@@ -1,4 +1,4 @@
-"""Quantizers of the pocket codecs."""
+"""The quantizer of pocket-vq."""
 
 from __future__ import annotations
 
@@ -52,32 +52,3 @@ class UnitVectorQuantizer(Quantizer, nn.Module):
             tokens[:, where] = part.symbols.to(device)
         codes = self.codebook.lookup(tokens)
         return {"tokens": rearrange(codes, "b (h w) d -> b d h w", h=layout.height)}
-
-
-class RoundingQuantizer(Quantizer):
-    """round(latent - mean), where the prior has a mean (arXiv:1809.02736).
-
-    Args:
-        channels: channels by array name.
-    """
-
-    context_free: ClassVar[bool] = False
-
-    def __init__(self, *, channels: Mapping[str, int]) -> None:
-        self.channels = dict(channels)
-        self.alphabets: Mapping[str, int | None] = dict.fromkeys(channels)
-
-    def quantize(self, latents: Latents, block: Block) -> Tensor:
-        latent = latents[block.name]
-        mean = block.context.get("mean")
-        centred = latent if mean is None else latent - mean
-        # Far beyond any trained latent, and well inside what an escape can hold.
-        return centred.nan_to_num().clamp(-(2**28), 2**28).round().long()
-
-    def dequantize(self, coded: list[Coded], layout: Layout) -> Latents:
-        values = {}
-        for part in coded:
-            value = part.symbols.double()
-            mean = part.context.get("mean")
-            values[part.name] = (value if mean is None else value + mean).float()
-        return values

@@ -13,7 +13,8 @@ class TileAutoencoder(VQAutoencoder):
 
     Args:
         tile: side of a tile in pixels.
-        qualities: operating points, which differ in the number of scales that the prior codes.
+        qualities: operating points, which differ in the number of scales that are coded; by default the last, which
+            codes all.
         embed_dim, z_channels, width, multipliers, blocks, attention_levels, projection: as for `VQAutoencoder`.
     """
 
@@ -41,4 +42,4 @@ class TileAutoencoder(VQAutoencoder):
         )
         if tile % self.stride:
             raise ConfigError(f"tiles of {tile} pixels are no whole cells of {self.stride}")
-        self.tile, self.qualities = tile, qualities
+        self.tile, self.qualities, self.default_quality = tile, qualities, qualities

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from obverse.errors import ConfigError
-from obverse.interfaces import Block, Coded, Latents, Layout, Quantizer
+from obverse.interfaces import Block, Coded, Latents, Layout, Quantizer, coded_stages
 from obverse.next_scale import check_grid, scale_spans
 from obverse.nn.next_scale import ScaleSum
+from obverse.nn.vector_quantizer import nearest_codes
 
 _PIECE = 4096  # vectors compared with the codebook at once
 
@@ -27,16 +28,22 @@ class MultiScaleQuantizer(Quantizer, nn.Module):
         dim: C, channels of the latent.
         sides: p of every scale; the latent grid has the last side.
         phis, ratio: as for `ScaleSum`.
+        qualities: operating points, which differ in the number of scales that are coded; composed by name, the
+            encoder's.
     """
 
     context_free: ClassVar[bool] = True
 
-    def __init__(self, *, size: int, dim: int, sides: Sequence[int], phis: int = 4, ratio: float = 0.5) -> None:
+    def __init__(
+        self, *, size: int, dim: int, sides: Sequence[int], phis: int = 4, ratio: float = 0.5, qualities: int = 1
+    ) -> None:
         super().__init__()
         self.channels = {"tokens": dim}
         self.alphabets: Mapping[str, int | None] = {"tokens": size}
-        self.sides = tuple(sides)
-        self.count = sum(side * side for side in sides)
+        self.sides, self.qualities = tuple(sides), qualities
+        self.stages = tuple(stop for _, stop in scale_spans(sides))
+        self.count = self.stages[-1]
+        coded_stages(self.stages, qualities, 0)
         self.scales = ScaleSum(sides=sides, vocabulary=size, channels=dim, phis=phis, ratio=ratio)
 
     def symbols(self, latents: Latents) -> dict[str, Tensor]:
@@ -51,13 +58,27 @@ class MultiScaleQuantizer(Quantizer, nn.Module):
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Tokens of the codes with the least distance, [N, C] -> [N] int64."""
+        return torch.cat([self.distances(piece).argmin(1) for piece in torch.split(vectors, _PIECE)])
+
+    def distances(self, vectors: Tensor) -> Tensor:
+        """Squared distances of vectors from all codes, [N, C] -> [N, V] float32."""
         codes = self.scales.codebook.weight
-        squares = codes.square().sum(1)
-        pieces = []
-        for piece in torch.split(vectors, _PIECE):
-            distances = torch.addmm(piece.square().sum(1, keepdim=True) + squares, piece, codes.T, alpha=-2)
-            pieces.append(distances.argmin(1))
-        return torch.cat(pieces)
+        squares = vectors.square().sum(1, keepdim=True) + codes.square().sum(1)
+        return torch.addmm(squares, vectors, codes.T, alpha=-2)
+
+    def stage_candidates(self, latents: Latents, coded: list[Coded], count: int) -> tuple[Tensor, Tensor]:
+        """As the interface has it; the codes nearest to what the scales before leave over.
+
+        A token stands for (S / p) ** 2 cells of the latent, and its distance counts as often.
+        """
+        rest, scale = latents["tokens"].float(), len(coded)
+        for before, part in enumerate(coded):
+            rest = rest - self.scales.term(part.symbols.to(rest.device), before)
+        vectors = self.scales.features(rest, scale).flatten(0, 1)
+        found = [nearest_codes(self.distances(piece), count) for piece in torch.split(vectors, _PIECE)]
+        tokens, distances = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        shape = len(rest), -1, tokens.shape[1]
+        return tokens.view(shape), distances.view(shape) * (self.sides[-1] / self.sides[scale]) ** 2
 
     def quantize(self, latents: Latents, block: Block) -> Tensor:
         symbols = self.symbols(latents)[block.name]
@@ -65,10 +86,10 @@ class MultiScaleQuantizer(Quantizer, nn.Module):
 
     def dequantize(self, coded: list[Coded], layout: Layout) -> Latents:
         check_grid(self.sides, layout.height, layout.width)
-        device, ends = self.scales.codebook.weight.device, [stop for _, stop in scale_spans(self.sides)]
+        device = self.scales.codebook.weight.device
         count = sum(part.symbols.shape[1] for part in coded)
-        if count not in ends:
-            raise ConfigError(f"{count} tokens are no whole number of scales of {self.sides}, which end at {ends}")
+        if count not in self.stages:
+            raise ConfigError(f"{count} tokens are no whole number of scales of {self.sides}, ending at {self.stages}")
         tokens = torch.zeros(layout.batch, count, dtype=torch.int64, device=device)
         for part in coded:
             tokens[:, slice(None) if part.positions is None else part.positions.to(device)] = part.symbols.to(device)

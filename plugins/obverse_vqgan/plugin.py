@@ -28,8 +28,6 @@ def obverse_components() -> list[Component]:
                   "most probable code of Gumbel VQGAN"),
         Component("prior", "vqgan-gpt", "obverse.minimal_gpt:MinimalGPT",
                   "minGPT over windows, with or without classes"),
-        Component("checkpoint", "vqgan-tokenizer", "obverse_vqgan.checkpoints:TokenizerFile",
-                  "VQGAN and Gumbel VQGAN of taming-transformers"),
         Component("checkpoint", "vqgan-gpt", "obverse_vqgan.checkpoints:TransformerFile",
                   "minGPT of taming-transformers, by itself"),
         Component("checkpoint", "vqgan-net2net", "obverse_vqgan.checkpoints:Net2NetFile",

@@ -55,6 +55,12 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is remembered between commands."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def codecs(configs: dict[str, Path]) -> Iterator[dict[str, Path]]:
     """The toy codecs, installed."""
@@ -80,9 +86,14 @@ def photo(folder: Path) -> Path:
 
 @pytest.fixture
 def obverse(
-    codecs: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+    codecs: dict[str, Path],
+    cache: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
 ) -> Command:
     """Run a command: `obverse("compress", "photo.png", "-m", "toy")`."""
+    monkeypatch.setenv("OBVERSE_CACHE", str(cache))
 
     def run(*words: str | Path, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

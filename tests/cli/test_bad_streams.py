@@ -132,7 +132,7 @@ def test_version_0(refused, stream) -> None:
 
 
 def test_a_newer_version_of_the_numerics_mode(refused, obverse, stream) -> None:
-    message = "version 4 of numerics mode 'exact', this program reads up to 1; install a newer Obverse"
+    message = "version 4 of numerics mode 'exact', this program reads up to 2; install a newer Obverse"
     refused(repacked(stream.read_bytes(), specification=4), 3, message, info=0)
     (report,) = obverse("info", "bad.obv", "--json").json
     assert (report["numerics"], report["specification"]) == ("exact", 4)

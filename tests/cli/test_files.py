@@ -73,6 +73,7 @@ def test_json_is_alone_on_stdout(obverse, photo) -> None:
         "numerics": "exact",
         "bytes": size,
         "bpp": 8 * size / 2000,
+        "quality": 1,
         "coder": "range",
         "verified": False,
     }

@@ -71,6 +71,53 @@ def test_generate_refuses(obverse, words, code, message) -> None:
     assert not list(Path().iterdir())
 
 
+class TestKeeping:
+    """`generate --from --keep`."""
+
+    HYPER = ("-m", "toy-hyper", "--from", "photo.png")
+
+    def test_what_is_kept_is_the_pictures(self, obverse, photo) -> None:
+        for name, words in {"z": ["--keep", "z"], "first": ["--keep", "1"], "free": ["-m", "toy-hyper"]}.items():
+            given = words if name == "free" else [*self.HYPER, *words]
+            size = ["--size", "50x40"] if name == "free" else []
+            assert obverse("generate", *given, *size, "-o", f"{name}.png").code == 0
+        assert pixels("z.png").shape == (40, 50, 3)
+        assert (pixels("z.png") == pixels("first.png")).all()
+        assert (pixels("z.png") != pixels("free.png")).any()
+
+    def test_with_everything_kept_nothing_is_drawn(self, obverse, photo) -> None:
+        assert obverse("compress", photo, "x.obv", "-m", "toy-hyper").code == 0
+        assert obverse("decompress", "x.obv", "x.png", "-m", "toy-hyper").code == 0
+        assert obverse("generate", *self.HYPER, "--keep", "z", "--keep", "y", "-o", "all.png").code == 0
+        assert (pixels("x.png") == pixels("all.png")).all()
+
+    def test_a_picture_from_standard_input(self, obverse, photo) -> None:
+        data = photo.read_bytes()
+        words = ("-m", "toy-llama", "--from", "-", "--keep", "tokens", "-o", "a.png")
+        assert obverse("generate", *words, stdin=data).code == 0
+        assert pixels("a.png").shape == (40, 50, 3)
+
+    @pytest.mark.parametrize(
+        ("words", "code", "message"),
+        [
+            (["--keep", "z"], 2, "--from and --keep go together"),
+            (["--from", "photo.png"], 2, "--from and --keep go together"),
+            (["--from", "gone.png", "--keep", "z"], 1, "'gone.png' cannot be read"),
+            (
+                ["--from", "photo.png", "--keep", "zz"],
+                2,
+                "['zz'] cannot be kept: name arrays of codec 'toy-hyper', y, z",
+            ),
+            (["--from", "photo.png", "--keep", "3"], 2, "3 arrays cannot be kept"),
+            (["--from", "photo.png", "--keep", "0"], 2, "how many of them, 1 to 2"),
+            (["--from", "photo.png", "--keep", "1", "--size", "32x32"], 2, "the known image has 50x40 pixels"),
+        ],
+    )
+    def test_refused(self, obverse, photo, words, code, message) -> None:
+        obverse("generate", "-m", "toy-hyper", *words).failed(code, message)
+        assert [path.name for path in Path().iterdir()] == ["photo.png"]
+
+
 def test_reconstruct_shows_both(obverse, photo) -> None:
     done = obverse("reconstruct", photo, "-m", "toy")
     assert done.out.startswith("photo.reconstruct.png: toy: 22 bytes, 0.0880 bpp, ")

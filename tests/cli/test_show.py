@@ -98,9 +98,9 @@ def test_list_of_codecs_shows_sizes(obverse) -> None:
         modules = load(name).pipeline.modules.values()
         assert row["parameters"] >= sum(p.numel() for m in modules for p in m.parameters()) > 0
     table = obverse("list", "toy*", "--codecs").out.splitlines()
-    heads = "KIND", "NAME", "PLUGIN", "TOKENS", "SIDE", "CODEBOOK", "PARAMETERS", "WEIGHTS", "LICENCE"
+    heads = "KIND", "NAME", "PLUGIN", "QUALITIES", "TOKENS", "SIDE", "CODEBOOK", "PARAMETERS", "WEIGHTS", "LICENCE"
     assert table[0].split() == list(heads)
-    assert table[2].split()[:6] == ["codec", "toy-hyper", "toys", "-", "256", "-"]
+    assert table[2].split()[:7] == ["codec", "toy-hyper", "toys", "2", "-", "256", "-"]
 
 
 @pytest.fixture

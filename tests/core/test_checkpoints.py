@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 from collections import OrderedDict
@@ -18,9 +19,13 @@ from toys import picture, toy_config
 
 import obverse
 from obverse.checkpoints import CheckpointFormat, Shapes, read_checkpoint, recognised, translated
+from obverse.config import PARTS, load_config
 from obverse.errors import PluginError, WeightsError
+from obverse.pipeline import build
+from obverse.selftest.seeded import fill
+from obverse.taming import TokenizerFile
 from obverse.weights import load_weights
-from obverse_registry import Component, hookimpl, registry
+from obverse_registry import Component, Registry, hookimpl, registry
 
 STATE = {"first.weight": torch.arange(6.0).view(2, 3), "first.bias": torch.ones(2).half(), "count": torch.tensor(3)}
 
@@ -293,3 +298,54 @@ class TestFormats:
         torch.save(tensors, official)
         image = picture(40, 40)
         assert obverse.load(path, weights=[official]).rate(image) == obverse.load(path).rate(image)
+
+
+BUNDLED = {
+    point.name: point for point in importlib.metadata.distribution("obverse").entry_points.select(group="obverse")
+}
+
+
+class TestPluginsByThemselves:
+    """With the core alone beside it, a plugin has all that its codecs need: deleting the others breaks nothing."""
+
+    @pytest.fixture(params=sorted(BUNDLED.keys() - {"core"}))
+    def plugin(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        alone = Registry(entry_points=[BUNDLED["core"], BUNDLED[request.param]])
+        for module in ("checkpoints", "config", "pipeline"):
+            monkeypatch.setattr(f"obverse.{module}.registry", lambda: alone)
+        self.registry = alone
+        return str(request.param)
+
+    def test_codecs_have_their_parts(self, plugin: str) -> None:
+        codecs = [component.name for component in self.registry.components("codec")]
+        for name in codecs:
+            parts = load_config(name).parts
+            for part in PARTS:
+                assert self.registry.get(part, parts[part]["name"]).plugin in ("core", plugin)
+
+    @pytest.mark.parametrize("plugin", ["lumina", "vqgan"], indirect=True)
+    def test_tokenizers_of_taming_transformers_load(self, plugin: str, tmp_path: Path) -> None:
+        """Chameleon's `vqgan.ckpt` is such a file."""
+        part = "chameleon" if plugin == "lumina" else "vqgan"
+        body = {
+            "name": "tiny",
+            "encoder": {"name": part, "embed_dim": 4, "z_channels": 4, "width": 32, "multipliers": [1, 1], "blocks": 1},
+            "quantizer": {"name": part, "size": 16, "dim": 4},
+            "prior": {"name": "uniform"},
+            "coder": {"name": "range"},
+        }
+        path, weights = tmp_path / "tiny.yaml", tmp_path / "vqgan.ckpt"
+        path.write_text(json.dumps(body), encoding="utf-8")
+        modules = build(load_config(path)).modules
+        ours = {
+            f"{part}.{k}": v for part, module in modules.items() for k, v in fill(module, part).state_dict().items()
+        }
+        official = {
+            name.removeprefix("encoder.").replace("quantizer.", "quantize."): tensor for name, tensor in ours.items()
+        }
+        assert TokenizerFile().translate(official).keys() == ours.keys()
+        torch.save({"state_dict": official | {"loss.logvar": torch.zeros(1)}, "epoch": 3}, weights)
+        codec = obverse.load(path, weights=[weights])
+        for part, module in codec.pipeline.modules.items():
+            assert same(module.state_dict(), modules[part].state_dict())
+        assert codec.decompress(codec.compress(picture(16, 8))).size == (16, 8)

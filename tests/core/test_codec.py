@@ -30,6 +30,7 @@ from obverse.errors import (
     WrongWeightsError,
 )
 from obverse.interfaces import Condition, Encoder, Latents
+from obverse.ledger import Ledger
 from obverse.pipeline import Pipeline
 from obverse.pixels import psnr
 from obverse.testing import check_roundtrip
@@ -164,6 +165,46 @@ class TestGenerate:
             codecs["hyper"].generate(quality=quality)
         with pytest.raises(ConfigError, match="only quality 1"):
             codecs["llama"].compress(picture(), quality=2)
+
+
+class TestGenerateFromAPicture:
+    def test_everything_kept_is_the_reconstruction(self, codecs: dict[str, Codec]) -> None:
+        for kind, keep in {"uniform": "tokens", "llama": 1, "hyper": ("z", "y")}.items():
+            ledger = Ledger()
+            first, second = codecs[kind].generate(2, known=picture(), keep=keep, ledger=ledger)
+            expected = codecs[kind].reconstruct(picture()).image
+            assert first.tobytes() == second.tobytes() == expected.tobytes()
+            rate = codecs[kind].rate(picture())
+            assert ledger.bits == pytest.approx({name: 2 * bits for name, bits in rate.bits_by_array.items()})
+
+    def test_the_rest_is_drawn(self, codecs: dict[str, Codec]) -> None:
+        codec, own = codecs["hyper"], codecs["hyper"].rate(picture()).bits_by_array
+        ledgers = [Ledger(), Ledger()]
+        pictures = [
+            codec.generate(known=picture(), keep="z", seed=seed, ledger=ledger)[0]
+            for seed, ledger in enumerate(ledgers)
+        ]
+        assert pictures[0].size == (100, 70)
+        assert pictures[0].tobytes() != pictures[1].tobytes()
+        assert [list(ledger.bits) for ledger in ledgers] == [["z", "y"]] * 2
+        assert [ledger.bits["z"] for ledger in ledgers] == [own["z"]] * 2
+        assert own["y"] != ledgers[0].bits["y"] != ledgers[1].bits["y"]
+        assert codec.generate(known=picture(), keep=1)[0].tobytes() == pictures[0].tobytes()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"keep": "z"}, "both known and keep"),
+            ({"known": picture()}, "both known and keep"),
+            ({"known": picture(), "keep": ["z", "x"]}, r"arrays \['x'\] cannot be kept: .*'hyper-toy', y, z"),
+            ({"known": picture(), "keep": []}, "cannot be kept"),
+            ({"known": picture(), "keep": 3}, "3 arrays cannot be kept: .*1 to 2"),
+            ({"known": picture(), "keep": "z", "size": (256, 256)}, "image has 100x70 pixels"),
+        ],
+    )
+    def test_refused(self, codecs: dict[str, Codec], arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            codecs["hyper"].generate(**arguments)
 
 
 @pytest.mark.parametrize("kind", KINDS)

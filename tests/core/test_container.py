@@ -111,9 +111,9 @@ def test_modes_by_name() -> None:
     [
         ({"numerics": 3}, CorruptError, "numerics mode 3, which does not exist"),
         (
-            {"specification": 2},
+            {"specification": 3},
             NewerVersionError,
-            "version 2 of numerics mode 'exact', this program reads up to 1; install a newer Obverse",
+            "version 3 of numerics mode 'exact', this program reads up to 2; install a newer Obverse",
         ),
         ({"numerics": 2}, CorruptError, "'native', and no others, tell the environment"),
         ({"chunks": {"environment": b"here"}}, CorruptError, "'native', and no others, tell the environment"),

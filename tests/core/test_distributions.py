@@ -18,11 +18,12 @@ from obverse.distributions import (
     Distribution,
     FactorizedTable,
     IntegerGaussian,
+    IntegerLogistic,
     exponential_table,
     frequencies_from_weights,
     to_grid,
 )
-from obverse.gaussian import SCALES, gaussian_frequencies
+from obverse.gaussian import EDGES, SCALES, gaussian_frequencies
 from obverse.guarded import GuardedCategorical, GuardedGaussian
 from obverse.testing import recorded
 
@@ -107,11 +108,12 @@ def test_to_grid() -> None:
 def distributions() -> dict[str, Distribution]:
     generator = torch.Generator().manual_seed(0)
     indices = torch.randint(0, 40, (3, 10), generator=generator)
-    tables = np.stack([gaussian_frequencies(20)[1]] * 40)
+    tables = [gaussian_frequencies(index) for index in range(20, 60)]
     return {
         "categorical": Categorical(torch.randint(-30, 30, (3, 10, 25), generator=generator).int()),
         "gaussian": IntegerGaussian(indices),
-        "factorized": FactorizedTable(indices, tables, gaussian_frequencies(20)[0]),
+        "logistic": IntegerLogistic(indices),
+        "factorized": FactorizedTable(indices, tables),
         "guarded-categorical": GuardedCategorical(torch.randn(3, 10, 25, generator=generator).double() * 3),
         "guarded-gaussian": GuardedGaussian(torch.rand(3, 10, generator=generator).double() * 20 + 0.1),
     }
@@ -178,6 +180,38 @@ def test_escapes_around_the_edges_of_a_table(index: int) -> None:
 def test_integers_beyond_32_bits_are_refused() -> None:
     with pytest.raises(OverflowError, match="beyond what a stream can hold"):
         there_and_back(torch.tensor([[2**33]]), IntegerGaussian(torch.tensor([[0]])))
+
+
+def test_index_counts_the_edges_below() -> None:
+    edges = torch.tensor(EDGES, dtype=torch.float64) / 65536
+    beside = [torch.nextafter(edges, torch.full_like(edges, end)) for end in (0, math.inf)]
+    random = torch.randn(50000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    odd = torch.tensor([0, -1, 5e-324, 1e300, math.inf, -math.inf, math.nan, -math.nan], dtype=torch.float64)
+    scales = torch.cat([edges, *beside, (3 * random).exp(), odd])
+    assert torch.equal(IntegerGaussian.index(scales), torch.bucketize(scales, edges))
+    columns = scales[:50000].view(250, 200).float().t()
+    assert torch.equal(IntegerGaussian.index(columns), torch.bucketize(columns.double().contiguous(), edges))
+
+
+def test_tables_are_coded_in_ascending_order_and_escapes_last() -> None:
+    indices = torch.tensor([[30, 0, 30, 0]])
+    symbols = torch.tensor([[1, 7, -2, -1]])
+    tables = {index: gaussian_frequencies(index) for index in (0, 30)}
+    calls = recorded(IntegerGaussian(indices), symbols)
+    escape = len(tables[0][1]) - 1
+    assert calls[0] == ([escape, -1 - tables[0][0]], [tables[0][1].tolist()])
+    assert calls[1] == ([1 - tables[30][0], -2 - tables[30][0]], [tables[30][1].tolist()])
+    # 7 is the table's first integer above, and e more to that side: v = 2 e + 1.
+    value = 2 * (7 - tables[0][0] - escape) + 1
+    length = value.bit_length() - 1
+    assert [symbols for symbols, _ in calls[2:]] == [[length], [value - (1 << length)]]
+    assert [len(rows[0]) for _, rows in calls[2:]] == [32, 1 << length]
+
+
+@pytest.mark.parametrize("value", [2**k + d for k in range(3, 31) for d in (-1, 0, 1)])
+def test_escapes_of_every_length_come_back(value: int) -> None:
+    values = torch.tensor([[value, -value]])
+    assert torch.equal(there_and_back(values, IntegerGaussian(torch.tensor([[0, 1]]))), values)
 
 
 def drawn(logits: list[float], **how: float) -> np.ndarray:

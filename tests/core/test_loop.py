@@ -10,7 +10,7 @@ from torch import Tensor
 from obverse.coders.ideal import IdealEncoder
 from obverse.coders.range import RangeDecoder, RangeEncoder
 from obverse.interfaces import Block, Coded, Condition, Layout
-from obverse.loop import Decoding, Encoding, Known, Mixture, Quantized, Sampling, Source, run
+from obverse.loop import Decoding, Encoding, Kept, Known, Mixture, Quantized, Sampling, Source, run
 
 KINDS = sorted(MINIATURES)
 
@@ -195,3 +195,23 @@ def test_a_prior_without_blocks() -> None:
         yield from ()
 
     assert run(nothing(), sampling(0)) == []
+
+
+@pytest.mark.parametrize("kind", ["hyperprior", "top-down"])
+def test_arrays_kept_of_a_picture(kind: str) -> None:
+    codec = MINIATURES[kind]
+    own = loop(codec, quantized(codec))
+    names = list(dict.fromkeys(part.name for part in own))
+    for count in range(len(names) + 1):
+        drawn = loop(codec, Kept(quantized(codec), sampling(0), count))
+        assert same(drawn, loop(codec, Kept(quantized(codec), sampling(0), names[:count])))
+        kept = [part for part in drawn if part.name in names[:count]]
+        assert same(kept, own[: len(kept)])
+        assert same(drawn, own) == (count == len(names))
+
+
+def test_a_later_array_is_kept_in_the_context_that_was_drawn() -> None:
+    codec = MINIATURES["top-down"]
+    drawn = loop(codec, Kept(quantized(codec), sampling(0), ["level4"]))
+    values = codec.quantizer.dequantize(drawn, Layout(1, SIDE, SIDE))["x"]
+    assert ((values - codec.latents(1)["x"]) * 5).abs().amax() <= 0.5 + 1e-6

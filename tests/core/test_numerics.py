@@ -183,7 +183,8 @@ class TestStreams:
         assert codec.numerics == mode
         data = codec.compress(PICTURE)
         header = container.unpack(data).header
-        assert (header.numerics, header.specification, header.mode()) == (NUMBERS[mode], 1, mode)
+        rules = 2 if kind == "hyper" else 1
+        assert (header.numerics, header.specification, header.mode()) == (NUMBERS[mode], rules, mode)
         assert header.chunks == ({"environment": environment(CPU).encode()} if mode == "native" else {})
         assert codec.decompress(data).size == (100, 70)
         assert codec.compress(PICTURE, verify=True) == data
@@ -323,3 +324,12 @@ class TestVerify:
     def test_it_changes_no_byte(self, codecs: dict[tuple[str, str], Codec]) -> None:
         codec, images = codecs["hyper", "exact"], [picture(40, 30, seed) for seed in range(2)]
         assert codec.compress(images, verify=True, quality=2) == codec.compress(images, quality=2)
+
+
+def test_streams_of_other_rules_are_refused(codecs: dict[tuple[str, str], Codec]) -> None:
+    codec = codecs["hyper", "exact"]
+    stream = container.unpack(codec.compress(PICTURE))
+    older = replace(stream.header, specification=1)
+    data = container.pack(older, stream.payload, stream.symbol_check)
+    with pytest.raises(WrongNumericsError, match="version 1 of the rules .* follows version 2"):
+        codec.decompress(data)

@@ -19,7 +19,7 @@ from obverse.errors import ConfigError, RateError
 from obverse.guarded import GuardedCategorical
 from obverse.interfaces import Block, Blocks, Condition, Layout
 from obverse.priors import UniformPrior
-from obverse.rate_control import CANDIDATES, RateControl, largest_within, token_bits
+from obverse.rate_control import CANDIDATES, GridControl, largest_within, token_bits
 from obverse.vq import VectorQuantizer
 
 SIZE = 100, 70  # 7x5 tokens
@@ -117,7 +117,7 @@ class TestChoice:
         quantizer.requires_grad_(False)
         layout = Layout(2, 3, 4)
         latents = {"tokens": torch.randn(2, 3, 3, 4, generator=torch.Generator().manual_seed(0))}
-        control = RateControl(quantizer, latents, ContraryPrior(12), layout, Condition())
+        control = GridControl(quantizer, latents, ContraryPrior(12), layout, Condition())
         nearest = quantizer.symbols(latents)["tokens"]
         for rd_lambda in (0.1, 1.0, 5.0):
             best, own = (cost(control, tokens, rd_lambda) for tokens in (control.choose(rd_lambda)["tokens"], nearest))
@@ -138,7 +138,7 @@ class ContraryPrior(UniformPrior):
         yield Block("tokens", Categorical(logits), torch.arange(layout.height * layout.width))
 
 
-def cost(control: RateControl, tokens: torch.Tensor, rd_lambda: float) -> torch.Tensor:
+def cost(control: GridControl, tokens: torch.Tensor, rd_lambda: float) -> torch.Tensor:
     """Of tokens [B, N], by row."""
     block = next(control.prior.teacher_forced({"tokens": tokens}, control.layout, control.condition))
     bits = token_bits(block.distribution, tokens[..., None])[..., 0]
@@ -171,9 +171,10 @@ class TestSearch:
 
     def test_quantizers_without_candidates(self, tmp_path: Path) -> None:
         codec = obverse.load(toy_hyper_config(tmp_path))
-        for target in ({"rd_lambda": 1.0}, {"max_bytes": 20}):
-            with pytest.raises(ConfigError, match="RoundingQuantizer offers no candidates, which rate control needs"):
-                codec.compress(picture(*SIZE), **target)
+        with pytest.raises(ConfigError, match="RoundingQuantizer offers no candidates, which rate control needs"):
+            codec.compress(picture(*SIZE), rd_lambda=1.0)
+        with pytest.raises(RateError, match="does not fit in 20 bytes: the smallest size reached is"):
+            codec.compress(picture(*SIZE), max_bytes=20)
 
     @pytest.mark.parametrize("numerics", ["guarded64", "native"])
     def test_other_modes(self, tmp_path: Path, numerics: str) -> None:

@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from obverse.channel_groups import ChannelGroup, ChannelGroupPrior
+from obverse.channel_groups import checkerboard as colours
+from obverse.context import ContextPrior
 from obverse.errors import ConfigError
 from obverse.exact import BACKENDS, audit, convert, use_backend
+from obverse.hyperprior import SMALLEST_SCALE, Hyperprior
 from obverse.interfaces import Blocks, Condition, Layout, Prior
 from obverse.loop import Sampling, Source, run
 from obverse.next_scale import NextScalePrior
 from obverse.nn.next_scale import HeadScale
 from obverse.numerics import EXACT, GUARDED64, NATIVE, prepare
 from obverse.selftest.priors import checkerboard, context, next_scale, top_down
-from obverse.selftest.priors.checkerboard import CheckerboardPrior
-from obverse.selftest.priors.context import ContextPrior
 from obverse.testing import PriorContract, Replay
 from obverse.threads import threads
 
@@ -76,7 +78,7 @@ def trace(prior: Prior, blocks: Blocks, source: Source | None = None) -> Trace:
         [part.symbols for part in coded],
         [part.positions for part in coded],
         numbers,
-        [part.context["mean"] for part in coded if part.context],
+        [part.context["mean"] for part in coded if "mean" in part.context and part.name != "z"],
     )
 
 
@@ -136,6 +138,10 @@ class TestContextCheng2020(ToyContract):
 
 class TestCheckerboard(ToyContract):
     name = "checkerboard"
+
+
+class TestCheckerboardOdd(ToyContract):
+    name = "checkerboard-odd"
 
 
 class TestTopDown(ToyContract):
@@ -273,43 +279,59 @@ def test_head_scales_are_exponentials_at_most_100(name: str) -> None:
     assert (exact < 100).any()
 
 
+def hyper(prior: Hyperprior, z: Tensor) -> Tensor:
+    """What z [B, N, 1, 2] tells about y [B, ..., 4, 8]."""
+    found = prior.parameters_of(z + prior.density.medians[:, None, None])[0]
+    return found[:, :, :4, :8]
+
+
 @pytest.mark.parametrize("name", ["context-mbt2018", "context-cheng2020"])
 def test_context_of_the_whole_picture_is_that_of_the_cells(name: str) -> None:
     prior = ready(name)
     assert isinstance(prior, ContextPrior)
     found = stepwise(name, prior)
     symbols, scale, mean = found.y()
-    hyper = prior.hyper_parameters(found.symbols[0], 4, 8)
-    rows = (some.permute(0, 2, 3, 1) for some in (hyper, prior.context_prediction(symbols + mean)))
-    scales, means = prior.parameters_of(*rows)
-    assert torch.equal(scales.permute(0, 3, 1, 2), scale)
-    assert torch.equal(means.permute(0, 3, 1, 2), mean)
+    context = prior.context_prediction(symbols + mean)
+    cells = torch.cat([hyper(prior, found.symbols[0]), context], 1).permute(0, 2, 3, 1)
+    scales, means = prior.entropy_parameters(cells).permute(0, 3, 1, 2).chunk(2, 1)
+    assert torch.equal(scales.clamp(min=SMALLEST_SCALE), scale)
+    assert torch.equal(means, mean)
 
 
 @pytest.mark.parametrize("name", ["context-mbt2018", "context-cheng2020"])
-def test_context_runs_on_crops(name: str) -> None:
+def test_raster_order_gives_the_same_numbers(name: str) -> None:
     prior = ready(name)
     assert isinstance(prior, ContextPrior)
-    shapes: list[torch.Size] = []
-    prior.context_prediction.register_forward_hook(lambda layer, inputs, output: shapes.append(inputs[0].shape[2:]))
-    stepwise(name, prior)
-    assert shapes == [(5, 5)] * 32
+    diagonals = stepwise(name, prior)
+    symbols, scale, mean = diagonals.y()
+    prior.raster = True
+    cells = [symbols.flatten(2)[:, :, cell] for cell in range(32)]
+    blocks = prior.blocks(size(name, 2), Condition())
+    raster = trace(prior, blocks, Replay([diagonals.symbols[0], *cells]))
+    assert len(raster.symbols) == 1 + 32
+    assert len(diagonals.symbols) == 1 + 8 + 3 * 3
+    for ours, theirs in zip(raster.y(), (symbols, scale, mean), strict=True):
+        assert torch.equal(ours, theirs)
 
 
-def test_checkerboard_of_the_whole_picture_is_that_of_the_passes() -> None:
-    prior = ready("checkerboard")
-    assert isinstance(prior, CheckerboardPrior)
-    found = stepwise("checkerboard", prior)
+@pytest.mark.parametrize("name", ["checkerboard", "checkerboard-odd"])
+def test_checkerboard_of_the_whole_picture_is_that_of_the_passes(name: str) -> None:
+    prior = ready(name)
+    assert isinstance(prior, ChannelGroupPrior)
+    found = stepwise(name, prior)
     symbols, scale, mean = found.y()
-    y_hat = symbols + mean
-    hyper = prior.hyper_parameters(found.symbols[0], 4, 8)
-    anchors, _ = checkerboard.checkerboard(4, 8)
-    for group in prior.channel_groups():
-        own = slice(group.before, group.before + group.channels)
-        spatial = group.spatial_context(y_hat[:, own]).flatten(2).index_fill(2, anchors, 0.0)
-        scales, means = group.parameters_of(spatial, group.given(y_hat, hyper).flatten(2))
-        assert torch.equal(scales, scale[:, own].flatten(2))
-        assert torch.equal(means, mean[:, own].flatten(2))
+    y_hat, given = symbols + mean, hyper(prior, found.symbols[0])
+    passes = colours(4, 8)
+    anchors, others = reversed(passes) if prior.odd_anchors else passes
+    for group in prior.groups:
+        assert isinstance(group, ChannelGroup)
+        own = slice(group.first, group.first + group.channels)
+        known = group.given(y_hat, given).flatten(2)
+        spatial = group.spatial_context(y_hat[:, own]).flatten(2)
+        for cells, near in ((anchors, None), (others, spatial[:, :, others])):
+            scales, means = group.parameters_of(near, known[:, :, cells])
+            assert torch.equal(scales.clamp(min=SMALLEST_SCALE), scale[:, own].flatten(2)[:, :, cells])
+            assert torch.equal(means, mean[:, own].flatten(2)[:, :, cells])
 
 
 def test_checkerboard_goes_group_by_group_anchors_first() -> None:

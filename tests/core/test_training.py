@@ -26,10 +26,15 @@ from obverse.training.trainer import Trainer
 ENCODER = {"widths": [4, 4, 4], "encoder_blocks": [0, 0, 0], "decoder_blocks": [0, 0, 0], "latent_channels": 4}
 HYPER = {"widths": [4, 4, 4], "blocks": [0, 0, 0], "latent_channels": 4, "hyper_width": 4, "hyper_channels": 2}
 PRIOR = {"dim": 8, "layers": 1, "heads": 2, "window": 4}
+ELIC = {
+    "name": "elic-generator", "hyper_channels": 4, "parts": 2, "dim": 16, "layers": 1, "heads": 2,
+    "hyper_widths": [4, 6, 8], "groups": [2, 4], "context_widths": [5, 4],
+}  # fmt: skip
 TASKS: dict[str, dict[str, Any]] = {
     "vq-tokenizer": {"encoder": ENCODER, "codebook": 16},
     "next-token": {"encoder": ENCODER, "codebook": 16, "prior": PRIOR},
     "rate-distortion": {"encoder": HYPER, "lambdas": [0.01, 0.1]},
+    "elic": {"encoder": {"width": 4, "latent_channels": 6}, "prior": ELIC},
 }
 
 

@@ -10,7 +10,8 @@ from miniatures import CODES, NextTokenPrior, table
 
 from obverse.coders.range import RangeDecoder, RangeEncoder
 from obverse.distributions import Categorical
-from obverse.interfaces import Block, Condition, Layout
+from obverse.errors import ConfigError
+from obverse.interfaces import Block, Blocks, Condition, Layout
 from obverse.loop import Decoding, Encoding, Known, Sampling, run
 from obverse.priors import UniformPrior
 from obverse.testing import PriorContract, Replay
@@ -75,6 +76,38 @@ def test_grid_smaller_than_the_window() -> None:
 def test_groups_are_limited() -> None:
     assert [len(group.positions) for group in groups(10, 10, 1, 64)] == [64, 36]
     assert [len(group.positions) for group in groups(160, 144, 16)] == [64, 26]
+
+
+class Counting(NextTokenPrior):
+    """Keeps the batches that it was asked for."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__(window)
+        self.batches: list[int] = []
+
+    def blocks(self, layout: Layout, condition: Condition) -> Blocks:
+        self.batches.append(layout.batch)
+        return super().blocks(layout, condition)
+
+
+@pytest.mark.parametrize(
+    ("group", "batches", "order"), [(None, [10], [[0, 1, 2, 3, 4]]), (2, [4, 4, 2], [[0, 1], [2, 3], [4]])]
+)
+def test_a_prior_bounds_how_many_run_at_once(group: int | None, batches: list[int], order: list[list[int]]) -> None:
+    """Other groups are another order of the symbols, so a prior has its own from its configuration."""
+    prior = Counting(window=1)
+    if group is not None:
+        prior.group = group  # type: ignore[attr-defined]
+    sampled = run(Windowed(prior).blocks(Layout(2, 1, 5), Condition()), Sampling(torch.Generator().manual_seed(0)))
+    assert prior.batches == batches
+    assert [part.positions.tolist() for part in sampled if part.positions is not None] == order
+
+
+def test_no_window_at_a_time_is_refused() -> None:
+    prior = NextTokenPrior(window=1)
+    prior.group = 0  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="NextTokenPrior has group=0; windows run at least one at a time"):
+        Windowed(prior)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(1, 2))

@@ -92,7 +92,8 @@ def run(words: list[str]) -> None:
     output = io.StringIO()
     with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
         # Of an option given twice the last counts: small pictures, and no processes that load torch again.
-        quick = {"generate": ["--size", "32x32"], "compress": ["-j", "1"], "decompress": ["-j", "1"]}
+        size = [] if "--from" in words else ["--size", "32x32"]
+        quick = {"generate": size, "compress": ["-j", "1"], "decompress": ["-j", "1"]}
         code = main([*words, *quick.get(words[0], [])])
     assert code == 0, f"obverse {shlex.join(words)}: exit code {code}\n{output.getvalue()}"
 

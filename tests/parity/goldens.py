@@ -43,10 +43,15 @@ class Golden:
 
 
 def goldens(system: str, *official_classes: str) -> list[Any]:
-    """Parameters for every fixture folder of a system, of some official classes; one that skips where there is none."""
-    found = [golden for golden in _folders(ROOT / system) if golden.config.get("official_class") in official_classes]
+    """Parameters for every fixture folder of a system, of some official classes; one that skips where there is none.
+
+    All folders where no class is named.
+    """
+    found = list(_folders(ROOT / system))
+    if official_classes:
+        found = [golden for golden in found if golden.config.get("official_class") in official_classes]
     if not found:
-        reason = f"no fixtures of {', '.join(official_classes)} under {ROOT / system} (set OBVERSE_GOLDENS)"
+        reason = f"no fixtures of {', '.join(official_classes) or system} under {ROOT / system} (set OBVERSE_GOLDENS)"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
     return [pytest.param(golden, id=str(golden.folder.relative_to(ROOT))) for golden in found]
 

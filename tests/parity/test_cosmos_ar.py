@@ -17,7 +17,7 @@ from obverse.interfaces import Condition, Layout
 from obverse.loop import Known, run
 from obverse.numerics import EXACT, NATIVE, prepare
 from obverse.pipeline import build
-from obverse_cosmos.checkpoints import WorldModelFormat
+from obverse_cosmos.checkpoints import WorldModelFormat, text_weights
 from obverse_cosmos.prior import CosmosPrior
 
 pytestmark = pytest.mark.parity
@@ -39,8 +39,8 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def loaded(golden: Golden, mode: str = NATIVE) -> CosmosPrior:
-    """The model of a fixture with official weights, strictly."""
+def loaded(golden: Golden, mode: str = NATIVE, text: Tensor | None = None) -> CosmosPrior:
+    """The model of a fixture with official weights, strictly; with the embedding of a text, [N, E], or without."""
     params, weights = golden.config["params"], golden.weights()
     stretch = {
         "grid": params["original_latent_shape"],
@@ -60,10 +60,14 @@ def loaded(golden: Golden, mode: str = NATIVE) -> CosmosPrior:
         stretch=stretch if params["apply_yarn"] else None,
         begins=params["apply_abs_pos_emb"],
         window=max(params["video_latent_shape"]),
+        text_tokens=0 if text is None else len(text),
+        text_dim=params.get("context_dim") or 1,
     )
     official = WorldModelFormat()
     assert official.recognises({key: tuple(value.shape) for key, value in weights.items()})
     translated = official.translate(weights)
+    if text is not None:
+        translated |= text_weights(weights, text)
     prior.load_state_dict({key.removeprefix("prior."): value.float() for key, value in translated.items()})
     prepared = prepare(prior.requires_grad_(False).eval(), mode)
     assert isinstance(prepared, CosmosPrior)
@@ -156,6 +160,37 @@ def test_probabilities_of_a_frame(golden: Golden, mode: str, monkeypatch: pytest
             assert (ours - official).abs().max() < NEAR
     if mode == EXACT:
         assert torch.equal(stepwise, forced)
+
+
+@pytest.mark.parametrize("mode", [NATIVE, EXACT])
+@pytest.mark.parametrize("golden", MODELS)
+@torch.inference_mode()
+def test_probabilities_behind_a_text(golden: Golden, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first frame, and of a clip in one pass; an embedding of zeros is no text."""
+    io = golden.tensors()
+    if "context" not in io:
+        pytest.skip("a model without attention to text")
+    tokens, layout, without = frame(golden)
+    for row, context in enumerate(io["context"]):
+        known, one = tokens[row : row + 1], Layout(1, layout.height, layout.width)
+        for text, official in ((context, io["logits"]), (torch.zeros_like(context), io["logits_zero_context"])):
+            prior, official = loaded(golden, mode, text), official[row : row + 1]
+            stepwise = logits(monkeypatch, prior, prior.blocks(one, Condition()), known)
+            forced = logits(monkeypatch, prior, prior.teacher_forced({"tokens": known}, one, Condition()), known)
+            if mode == EXACT:
+                assert torch.equal(stepwise, forced)
+            found = {"stepwise": stepwise, "forced": forced}
+            if mode == NATIVE:
+                clip, rotary, added = inputs(golden, prior)
+                hidden = prior.hidden_states(clip[row : row + 1], rotary, added, text=prior.text_keys_values())
+                found["clip"] = prior.output(hidden)
+            for ours in found.values():
+                theirs = official[:, : ours.shape[1]]
+                if mode == NATIVE:
+                    close(ours, theirs)
+                else:
+                    assert (ours - theirs).abs().max() < NEAR
+        assert (io["logits"][row, : without.shape[1]] - without[row]).abs().max() > 10 * NEAR
 
 
 KEYS = ROOT / "cosmos_ar" / "official_keys"

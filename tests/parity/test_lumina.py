@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -101,7 +101,7 @@ class Recorded(LuminaPrior):
         return torch.cat(self.seen, dim=1)
 
 
-def transformer(golden: Golden, mode: str = NATIVE) -> Recorded:
+def transformer(golden: Golden, mode: str = NATIVE, prompt: Sequence[int] = ()) -> Recorded:
     config = golden.config
     sizes = config["ChameleonConfig"]
     prior = Recorded(
@@ -115,15 +115,16 @@ def transformer(golden: Golden, mode: str = NATIVE) -> Recorded:
         window=2 * max(config["h_grids"], config["w_grids"]),
         norm_after=sizes["swin_norm"],
         base=sizes["rope_theta"],
+        prompt=prompt,
         **ids_of(config["vocabulary_map"]),
     )
     loaded(golden, prior=prior)
     return cast(Recorded, prepare(prior, mode))
 
 
-def both_paths(prior: Recorded, codes: Tensor) -> tuple[Tensor, Tensor]:
+def both_paths(prior: Recorded, codes: Tensor, guidance: float | None = None) -> tuple[Tensor, Tensor]:
     """Logits in one pass and step by step."""
-    layout, condition = Layout(1, *codes.shape), Condition()
+    layout, condition = Layout(1, *codes.shape), Condition(guidance=guidance)
     forced = prior.teacher_forced({"tokens": codes.view(1, -1)}, layout, condition)
     return prior.logits_of(forced, codes), prior.logits_of(prior.blocks(layout, condition), codes)
 
@@ -145,6 +146,23 @@ def test_exact_form_is_close(golden: Golden) -> None:
     forced, stepwise = both_paths(transformer(golden, EXACT), found["codes"])
     assert torch.equal(forced, stepwise)
     close(forced, found["code_logits_uncond"], EXACT_TOLERANCE)
+
+
+@pytest.mark.parametrize(("mode", "tolerance"), [(NATIVE, TOLERANCE), (EXACT, EXACT_TOLERANCE)])
+@pytest.mark.parametrize("golden", TRANSFORMERS)
+@torch.inference_mode()
+def test_logits_behind_a_prompt(golden: Golden, mode: str, tolerance: float) -> None:
+    """Of the codes alone, and guided: the official processor's rows begin with what predicts the fourth token."""
+    found, strength = golden.tensors(), golden.config["guidance_scale"]
+    places, count = found["code_positions"], found["ids_cond"].shape[1] - found["ids_uncond"].shape[1]
+    prior = transformer(golden, mode, prompt=found["ids_cond"][0, :count].tolist())
+    conditional = found["logits_cond_kv"][:, count + places - 1][..., prior.ids]
+    guided = found["logits_cfg_kv"][:, places - 3][..., prior.ids]
+    assert (conditional - found["code_logits_uncond"]).abs().max() > 0.1
+    for ours in both_paths(prior, found["codes"]):
+        close(ours, conditional, tolerance)
+    for ours in both_paths(prior, found["codes"], strength):
+        close(ours, guided, tolerance * (2 * strength - 1))
 
 
 @pytest.mark.parametrize("golden", TRANSFORMERS)

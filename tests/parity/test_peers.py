@@ -22,12 +22,12 @@ from obverse.interfaces import Blocks, Coded, Condition, Layout
 from obverse.loop import Known, run
 from obverse.nn.rotary import rotary_table
 from obverse.numerics import NATIVE, prepare
+from obverse.taming import TokenizerFile
 from obverse.vq import VectorQuantizer, VQAutoencoder
 from obverse_llamagen.checkpoints import TokenizerFormat
 from obverse_lumina.checkpoints import LuminaTransformer
 from obverse_lumina.prior import LuminaPrior
 from obverse_lumina.vocabulary import BEGIN, ROW_END, grid_name, ids_of, image_name
-from obverse_vqgan.checkpoints import TokenizerFile
 
 pytestmark = pytest.mark.peers
 

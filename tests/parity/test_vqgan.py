@@ -24,8 +24,9 @@ from obverse.minimal_gpt import MinimalGPT
 from obverse.nn.autoencoder import levels_at
 from obverse.numerics import EXACT, NATIVE, prepare
 from obverse.pipeline import build
+from obverse.taming import TokenizerFile
 from obverse.vq import TokenQuantizer, VectorQuantizer, VQAutoencoder
-from obverse_vqgan.checkpoints import Net2NetFile, TokenizerFile, TransformerFile
+from obverse_vqgan.checkpoints import Net2NetFile, TransformerFile
 from obverse_vqgan.quantizers import GumbelQuantizer
 
 pytestmark = pytest.mark.parity

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import nn
 from toys import picture
 
 import obverse
-from obverse.codec import Codec
+from obverse.codec import Codec, _Ledger
 from obverse.config import CodecConfig, load_config
 from obverse.errors import ConfigError
 from obverse.interfaces import Condition, Encoder, Layout, Prior, Quantizer
@@ -23,7 +24,7 @@ from obverse.pipeline import build, create
 from obverse.selftest.seeded import fill
 from obverse.testing import EncoderContract, PriorContract, QuantizerContract, check_roundtrip
 from obverse.weights import write_tensors
-from obverse_cosmos.checkpoints import ImageTokenizerFormat, VideoTokenizerFormat, WorldModelFormat
+from obverse_cosmos.checkpoints import ImageTokenizerFormat, VideoTokenizerFormat, WorldModelFormat, text_weights
 from obverse_cosmos.fsq import FiniteScalarQuantizer
 from obverse_cosmos.haar import patch_image, patch_video, unpatch_image, unpatch_video
 from obverse_cosmos.image import CosmosImageAutoencoder
@@ -100,6 +101,11 @@ class TestVideoToWorldPrior(PriorContract):
         return fill(CosmosPrior(**BEGINS), "begins", gain=2.0)
 
 
+class TestVideoToWorldPriorWithText(PriorContract):
+    def make(self) -> Prior:
+        return fill(CosmosPrior(**BEGINS, text_tokens=3, text_dim=10), "text", gain=2.0)
+
+
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_wavelets_are_undone(patch: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -119,6 +125,29 @@ def test_every_token_has_a_code_of_its_own() -> None:
 def test_vectors_of_any_magnitude_have_tokens() -> None:
     vectors = torch.tensor([[-1e30, -1e30, -1e30], [1e30, 1e30, 1e30]])
     assert FiniteScalarQuantizer(levels=LEVELS).nearest(vectors).tolist() == [0, 23]
+
+
+@pytest.mark.parametrize("levels", [LEVELS, [8, 8, 8, 5, 5, 5]])
+def test_candidates_are_the_nearest_of_all_codes(levels: list[int]) -> None:
+    quantizer, count = FiniteScalarQuantizer(levels=levels), 32
+    vectors = torch.randn(20, len(levels), generator=torch.Generator().manual_seed(0)) * 2
+    tokens, distances = quantizer.nearest_tokens(vectors, count)
+    assert torch.equal(tokens[:, 0], quantizer.nearest(vectors))
+    bounded = quantizer.bound(vectors) / (quantizer.levels // 2)
+    codes = quantizer.lookup(torch.arange(quantizer.alphabets["tokens"] or 0))
+    everywhere = (bounded[:, None] - codes).square().sum(-1)  # [N, K]
+    expected = everywhere.sort(dim=1).values[:, :count]
+    torch.testing.assert_close(distances, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(everywhere.gather(1, tokens), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_half_way_between_levels_the_chosen_one_is_first() -> None:
+    quantizer = FiniteScalarQuantizer(levels=[3, 3])
+    edge = torch.tensor([[0.5, 0.0]])
+    quantizer.bound = lambda vectors: vectors  # type: ignore[method-assign]
+    tokens, distances = quantizer.nearest_tokens(edge, 2)
+    assert tokens[0, 0] == quantizer.nearest(edge)[0]
+    assert distances.tolist() == [[0.25, 0.25]]
 
 
 def test_a_video_of_one_frame_is_the_start_of_a_longer_one() -> None:
@@ -197,6 +226,41 @@ def test_round_trip(tmp_path: Path, encoder: dict[str, Any], prior: dict[str, An
     small = codec(tmp_path, encoder, prior)
     data = check_roundtrip(small, image)
     assert np.asarray(small.decompress(data)).shape == image.shape
+
+
+def test_rate_control(tmp_path: Path) -> None:
+    small = codec(tmp_path, {"name": "cosmos-video", **VIDEO}, {"name": "cosmos-ar", **PRIOR})
+    image = picture(40, 32)
+    control, layout = small._rate_control([image], small.condition()), small.canvas.layout(1, 32, 40)
+    bits = []
+    for rd_lambda in (1e9, 0):
+        ledger = _Ledger(Known(control.choose(rd_lambda)))
+        run(small.pipeline.grid_prior.blocks(layout, small.condition()), ledger)
+        bits.append(ledger.encoders["tokens"].bits)
+    assert bits[0] == small.rate(image).bits
+    assert bits[1] < bits[0]
+    small.compress(image, rd_lambda=0, verify=True)
+
+
+def test_a_text_is_a_file_of_weights(tmp_path: Path) -> None:
+    """From an official file and an embedding; another text is another fingerprint."""
+    sizes, embedding = {**BEGINS, "text_tokens": 3, "text_dim": 10}, torch.randn(3, 10)
+    model = fill(CosmosPrior(**sizes), "text", gain=2.0)
+    official = {f"model.{name}": value for name, value in model.state_dict().items() if name != "text"}
+    torch.save({"model": official}, tmp_path / "model.pt")
+    video = {"name": "cosmos-video", **VIDEO}
+    plain = codec(tmp_path, video, {"name": "cosmos-ar", **BEGINS})
+    body = OmegaConf.load(tmp_path / "small.yaml")
+    body.prior = {"name": "cosmos-ar", **sizes}
+    (tmp_path / "text.yaml").write_text(OmegaConf.to_yaml(body), encoding="utf-8")
+    prints = set()
+    for text in (embedding, -embedding):
+        save_file(text_weights(official, text), tmp_path / "text.safetensors")
+        files = [tmp_path / name for name in ("small.safetensors", "model.pt", "text.safetensors")]
+        found = obverse.load(tmp_path / "text.yaml", weights=files)
+        check_roundtrip(found, picture(24, 16))
+        prints.add(found.config.fingerprint())
+    assert len(prints | {plain.config.fingerprint()}) == 3
 
 
 CODECS = [component.name for component in obverse_components() if component.kind == "codec"]

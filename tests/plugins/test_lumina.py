@@ -12,7 +12,7 @@ from toys import picture
 
 from obverse.codec import Codec
 from obverse.config import CodecConfig
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, WrongWeightsError
 from obverse.interfaces import Condition, Encoder, Layout, Prior, Quantizer
 from obverse.numerics import prepare
 from obverse.pipeline import build
@@ -62,6 +62,29 @@ class TestPriorOfSharedKeys(PriorContract):
         return [Layout(2, 4, 2)]
 
 
+class TestPriorBehindAPrompt(PriorContract):
+    def make(self) -> Prior:
+        return prior(prompt=[0, 1, 2, 38])
+
+    def conditions(self) -> list[Condition]:
+        return [Condition(), Condition(guidance=3.0)]
+
+
+@torch.inference_mode()
+def test_guidance_needs_a_prompt() -> None:
+    tokens, layout = {"tokens": torch.arange(8)[None]}, Layout(1, 2, 4)
+
+    def logits(made: LuminaPrior, guidance: float | None) -> torch.Tensor:
+        blocks = prepare(made, "exact").teacher_forced(tokens, layout, Condition(guidance=guidance))
+        return torch.cat([block.distribution.logits for block in blocks], dim=1)  # type: ignore[attr-defined]
+
+    without, prompt = logits(prior(), None), [0, 1, 2, 38]
+    assert torch.equal(logits(prior(), 3.0), without)
+    assert torch.equal(logits(prior(prompt=prompt), 0.0), without)
+    assert torch.equal(logits(prior(prompt=prompt), 1.0), logits(prior(prompt=prompt), None))
+    assert not torch.equal(logits(prior(prompt=prompt), None), without)
+
+
 class TestSequence:
     LAYOUT = Layout(1, 2, 4)
     CODES = torch.arange(8)[None]
@@ -106,6 +129,7 @@ class TestSequence:
         ({"image": [3, 4, 4]}, "image names 2 tokens, expected one for each of 19 codes"),
         ({"image": 30}, "tokens 25 to 48 are used, of a vocabulary of 40"),
         ({"window": 30}, "tokens 3 to 45 are used"),
+        ({"prompt": [0, 40]}, "tokens 0 to 40 are used"),
     ],
 )
 def test_tokens_outside_of_the_vocabulary_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -151,12 +175,12 @@ def test_norms_are_repeated_for_heads(rows: int, chosen: list[int]) -> None:
     assert torch.equal(ours["prior.model.layers.0.attention.q_norm.bias"], weight[chosen])
 
 
-@pytest.fixture(scope="module")
-def codec() -> Codec:
+def small(**changes: Any) -> Codec:
+    """A codec whose weights are seeded, with changes of its prior."""
     parts = {
         "encoder": {"name": "chameleon", **ENCODER},
         "quantizer": {"name": "chameleon", "size": 19, "dim": 4},
-        "prior": {"name": "lumina", **SIZES, **IDS},
+        "prior": {"name": "lumina", **SIZES, **IDS, **changes},
         "coder": {"name": "range"},
     }
     config = CodecConfig("tiny-lumina", parts)
@@ -166,8 +190,23 @@ def codec() -> Codec:
     return Codec(config, pipeline)
 
 
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return small()
+
+
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (27, 18), (5, 9)])
 def test_round_trip(codec: Codec, width: int, height: int) -> None:
     """A whole window, windows that overlap with pixels to spare, and less than a window."""
     assert codec.numerics == "exact"
     check_roundtrip(codec, picture(width, height))
+
+
+def test_groups_of_windows_are_told_by_the_fingerprint(codec: Codec) -> None:
+    """Smaller groups need less memory and make another stream, which no other codec takes for its own."""
+    other, image = small(group=1), picture(32, 32)
+    data = check_roundtrip(codec, image)
+    assert codec.rate(image).bits == pytest.approx(other.rate(image).bits)
+    assert check_roundtrip(other, image) != data
+    with pytest.raises(WrongWeightsError):
+        other.decompress(data)

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from toys import picture
 
+import obverse
+from obverse import container
 from obverse.checkpoints import recognised
-from obverse.codec import Codec
-from obverse.config import CodecConfig
+from obverse.codec import Codec, _Ledger
+from obverse.config import CodecConfig, load_config
 from obverse.distributions import Categorical
-from obverse.errors import ConfigError
-from obverse.interfaces import Block, Coded, Condition, Encoder, Latents, Layout, Prior, Quantizer
+from obverse.errors import ConfigError, DivergedError, RateError
+from obverse.interfaces import Block, Blocks, Coded, Condition, Encoder, Latents, Layout, Prior, Quantizer
 from obverse.loop import Known, run
 from obverse.next_scale import NextScalePrior, scale_spans
 from obverse.nn.next_scale import shared_convolutions
@@ -55,8 +57,8 @@ def prior(**others: object) -> NextScalePrior:
     return fill(NextScalePrior(**PRIOR | others), "var", gain=2.0)
 
 
-def quantizer() -> MultiScaleQuantizer:
-    return fill(MultiScaleQuantizer(size=19, dim=6, sides=SIDES, phis=3), "var")
+def quantizer(**others: int) -> MultiScaleQuantizer:
+    return fill(MultiScaleQuantizer(size=19, dim=6, sides=SIDES, phis=3, **others), "var").requires_grad_(False)
 
 
 class TestEncoder(EncoderContract):
@@ -178,14 +180,24 @@ class TestScales:
             quantizer().symbols({"tokens": torch.zeros(1, 6, 4, 4)})
         with pytest.raises(ConfigError, match="25 tokens are no whole number of scales"):
             quantizer().dequantize([Coded("tokens", torch.zeros(1, 25, dtype=torch.int64))], Layout(1, 5, 5))
-        with pytest.raises(ConfigError, match="4 scales make 1 to 4 qualities, not 5"):
+        with pytest.raises(ConfigError, match="4 stages make 1 to 4 qualities, not 5"):
             prior(qualities=5)
+        with pytest.raises(ConfigError, match="4 stages make 1 to 4 qualities, not 5"):
+            quantizer(qualities=5)
         with pytest.raises(ConfigError, match="tiles of 11 pixels are no whole cells of 2"):
             TileAutoencoder(**ENCODER | {"tile": 11})
 
     def test_uniform_prior_of_all_scales(self) -> None:
         blocks = list(UniformPrior(alphabets={"tokens": 19}, count=LENGTH).blocks(Layout(2, 5, 5), Condition()))
         assert [tuple(block.distribution.shape) for block in blocks] == [(2, LENGTH)]
+
+    def test_uniform_prior_of_single_scales(self) -> None:
+        stages = UniformPrior(alphabets={"tokens": 19}, stages=quantizer().stages, qualities=2)
+        for quality, expected in enumerate(([1, 4, 9], [1, 4, 9, 25])):
+            blocks = list(stages.blocks(Layout(2, 5, 5), Condition(quality)))
+            assert [block.distribution.shape[1] for block in blocks] == expected
+            positions = [block.positions for block in blocks if block.positions is not None]
+            assert torch.equal(torch.cat(positions), torch.arange(sum(expected)))
 
 
 def codec(qualities: int = 1, **prior: object) -> Codec:
@@ -215,11 +227,144 @@ def test_round_trip_of_the_tokenizer_alone() -> None:
     check_roundtrip(codec(name="uniform"), picture(13, 11))  # the quantizer tells how many
 
 
-def test_qualities_are_scales() -> None:
-    tiny, image = codec(qualities=4), picture(20, 10)
+@pytest.mark.parametrize("prior", [{}, {"name": "uniform"}], ids=["next-scale", "uniform"])
+def test_qualities_are_scales(prior: dict[str, str]) -> None:
+    tiny, image = codec(qualities=4, **prior), picture(20, 10)
     streams = [tiny.compress(image, quality=quality) for quality in range(1, 5)]
     assert [len(data) for data in streams] == sorted({len(data) for data in streams})
+    assert tiny.compress(image) == streams[3], "all scales by default"
     assert np.array_equal(np.asarray(tiny.decompress(streams[3])), np.asarray(codec().reconstruct(image).image))
+
+
+def test_a_size_is_reached_with_fewer_scales() -> None:
+    tiny, image = codec(qualities=4, name="uniform"), picture(20, 10)
+    sizes = [len(tiny.compress(image, quality=quality)) for quality in range(1, 5)]
+    stream = container.unpack(tiny.compress(image, max_bytes=sizes[3] - 1))
+    assert stream.header.quality == 2
+    with pytest.raises(RateError, match=f"does not fit in {sizes[0] - 1} bytes"):
+        tiny.compress(image, max_bytes=sizes[0] - 1)
+
+
+@pytest.mark.parametrize("name", ["var-vae", "var-d16", "var-d36"])
+def test_named_codecs_have_a_quality_per_scale(name: str) -> None:
+    with torch.device("meta"):
+        pipeline = build(load_config(name))
+    assert pipeline.encoder.qualities == pipeline.encoder.default_quality == len(pipeline.quantizer.stages) == 10
+    assert pipeline.quantizer.qualities == pipeline.prior.qualities == 10
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ({"name": "uniform", "count": LENGTH + 1}, "makes 39 symbols, the prior models 40"),
+        ({"name": "var", **PRIOR, "sides": [1, 2, 3, 4]}, "makes 39 symbols, the prior models 30"),
+    ],
+)
+def test_priors_of_other_tokens_are_refused_when_composed(prior: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        codec(qualities=4, **prior)
+
+
+class TestPreviews:
+    @pytest.mark.parametrize("prior", [{}, {"name": "uniform"}], ids=["next-scale", "uniform"])
+    def test_they_are_what_lower_qualities_decode_to(self, prior: dict[str, str]) -> None:
+        tiny, image = codec(qualities=4, **prior), picture(27, 18)
+        data = tiny.compress(image)
+        assert tiny.preview_count(data) == 4
+        pictures = [np.asarray(preview) for preview in tiny.previews(data)]
+        for scales in range(1, 5):
+            expected = np.asarray(tiny.reconstruct(image, quality=scales).image)
+            assert np.array_equal(pictures[scales - 1], expected)
+            assert np.array_equal(np.asarray(tiny.preview(data, scales)), expected)
+
+    def test_no_more_is_decoded_than_is_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiny, asked = codec(qualities=4), []
+        data, blocks = tiny.compress(picture(10, 10)), tiny.pipeline.prior.blocks
+
+        def counted(layout: Layout, condition: Condition) -> Blocks:
+            inner = blocks(layout, condition)
+            block = next(inner)
+            while True:
+                asked.append(block)
+                block = inner.send((yield block))
+
+        monkeypatch.setattr(tiny.pipeline.prior, "blocks", counted)
+        tiny.preview(data, 2)
+        assert len(asked) == 2
+
+    def test_what_does_not_exist_is_refused(self) -> None:
+        tiny = codec(qualities=4)
+        data = tiny.compress(picture(10, 10), quality=3)
+        for blocks in (0, 4, -1):
+            with pytest.raises(ConfigError, match=f"no preview of {blocks} blocks: the stream has 3"):
+                tiny.preview(data, blocks)
+        assert list(tiny.previews(data, [])) == []
+
+    def test_other_codecs_have_none(self) -> None:
+        pocket = obverse.load("pocket-vq")
+        with pytest.raises(ConfigError, match="codec 'pocket-vq' has no previews"):
+            pocket.preview(pocket.compress(picture(16, 16)), 1)
+
+    def test_a_whole_stream_is_checked(self) -> None:
+        tiny = codec(qualities=4)
+        stream = container.unpack(tiny.compress(picture(10, 10)))
+        other = container.pack(stream.header, stream.payload, stream.symbol_check ^ 1)
+        assert tiny.preview(other, 3).size == (10, 10)
+        with pytest.raises(DivergedError):
+            tiny.preview(other, 4)
+
+
+class TestRateControl:
+    def test_candidates_are_of_what_earlier_scales_left(self) -> None:
+        part, f = quantizer(), torch.randn(2, 6, 5, 5, generator=torch.Generator().manual_seed(0)) * 3
+        latents = {"tokens": f}
+        own = part.symbols(latents)["tokens"]
+        coded: list[Coded] = []
+        for scale, (first, stop) in enumerate(scale_spans(SIDES)):
+            tokens, distances = part.stage_candidates(latents, coded, 5)
+            assert torch.equal(tokens[..., 0], own[:, first:stop])
+            assert tokens.shape == distances.shape == (2, SIDES[scale] ** 2, 5)
+            assert (distances >= 0).all()
+            assert (distances.diff() >= 0).all()
+            coded.append(Coded("tokens", tokens[..., 0], torch.arange(first, stop)))
+        farthest = [Coded("tokens", part.stage_candidates(latents, [], 19)[0][..., -1])]
+        rest = f - part.scales.term(farthest[0].symbols, 0)
+        expected = part.nearest(part.scales.features(rest, 1).flatten(0, 1)).view(2, -1)
+        found = part.stage_candidates(latents, farthest, 1)[0][..., 0]
+        assert torch.equal(found, expected)
+        assert not torch.equal(found, own[:, 1:5])
+
+    def test_a_scale_counts_as_many_cells_as_it_covers(self) -> None:
+        """At the first scale the distances are those of the whole latent, for one that is the same everywhere."""
+        part = quantizer()
+        f = torch.randn(1, 6, 1, 1, generator=torch.Generator().manual_seed(0)).expand(1, 6, 5, 5)
+        tokens, distances = part.stage_candidates({"tokens": f}, [], 3)
+        for token, distance in zip(tokens[0, 0], distances[0, 0], strict=True):
+            code = part.scales.codebook.weight[token].view(1, 6, 1, 1)
+            torch.testing.assert_close(distance, (f - code).square().sum(), rtol=1e-4, atol=1e-4)
+
+    def test_streams_become_smaller(self) -> None:
+        tiny, image = codec(qualities=4), picture(27, 18)
+        control = tiny._rate_control([image], tiny.condition())
+        layout = tiny.canvas.layout(1, 18, 27)
+        sizes = []
+        for rd_lambda in (1e9, control.scale(), 0):
+            symbols = control.choose(rd_lambda)
+            ledger = _Ledger(Known(symbols))
+            run(tiny.pipeline.prior.blocks(layout, tiny.condition()), ledger)
+            sizes.append(ledger.encoders["tokens"].bits)
+        assert sizes[0] == tiny.rate(image).bits
+        assert sizes[0] > sizes[1] > sizes[2]
+        plain = tiny.compress(image)
+        assert tiny.compress(image, rd_lambda=1e9) == plain
+        small = tiny.compress(image, quality=4, max_bytes=len(plain) - 10, verify=True)
+        assert len(small) <= len(plain) - 10
+        assert tiny.decompress(small).size == (27, 18)
+
+    def test_a_prior_whose_blocks_are_no_scales_is_refused(self) -> None:
+        tiny = codec(name="uniform", stages=[])
+        with pytest.raises(ConfigError, match="needs a prior whose blocks are its stages"):
+            tiny.compress(picture(10, 10), rd_lambda=1.0)
 
 
 class TestFormats:

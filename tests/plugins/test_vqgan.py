@@ -19,10 +19,11 @@ from obverse.interfaces import Condition, Encoder, Layout, Prior, Quantizer
 from obverse.minimal_gpt import MinimalGPT
 from obverse.pipeline import build
 from obverse.selftest.seeded import fill
+from obverse.taming import TokenizerFile
 from obverse.testing import EncoderContract, PriorContract, QuantizerContract, check_roundtrip
 from obverse.vq import VectorQuantizer, VQAutoencoder
 from obverse.weights import write_tensors
-from obverse_vqgan.checkpoints import Net2NetFile, TokenizerFile, TransformerFile
+from obverse_vqgan.checkpoints import Net2NetFile, TransformerFile
 from obverse_vqgan.plugin import obverse_components
 from obverse_vqgan.quantizers import GumbelQuantizer
 
@@ -53,6 +54,19 @@ class TestGumbelQuantizer(QuantizerContract):
 
     def make(self) -> Quantizer:
         return fill(GumbelQuantizer(size=50, dim=6), "gumbel")
+
+
+def test_candidates_of_the_gumbel_quantizer_lie_around_the_code_of_the_mode() -> None:
+    quantizer = fill(GumbelQuantizer(size=50, dim=6), "gumbel").requires_grad_(False)
+    with torch.no_grad():
+        quantizer.embed.weight[7:9] = quantizer.embed.weight[3]  # codes that are equal
+    quantizer.proj.bias.data[7] = 1e3
+    latents = {"tokens": torch.randn(1, 6, 2, 2, generator=torch.Generator().manual_seed(0))}
+    tokens, distances = quantizer.candidates(latents, 4)["tokens"]
+    assert tokens[..., 0].eq(7).all()
+    assert tokens[..., 1:3].sort().values.eq(torch.tensor([3, 8])).all()
+    codes = quantizer.embed.weight
+    torch.testing.assert_close(distances, (codes[tokens] - codes[7]).square().sum(-1), rtol=1e-4, atol=1e-4)
 
 
 class TestPrior(PriorContract):
@@ -143,6 +157,16 @@ def codec(folder: Path, quantizer: str, prior: dict[str, Any]) -> Codec:
 def test_round_trip(tmp_path: Path, quantizer: str, size: tuple[int, int]) -> None:
     small = codec(tmp_path, quantizer, {"name": "vqgan-gpt", **PRIOR})
     assert small.decompress(check_roundtrip(small, picture(*size))).size == size
+
+
+@pytest.mark.parametrize("quantizer", ["vqgan", "vqgan-gumbel"])
+def test_rate_control(tmp_path: Path, quantizer: str) -> None:
+    small, image = codec(tmp_path, quantizer, {"name": "vqgan-gpt", **PRIOR}), picture(64, 48)
+    plain, cheap = (small.compress(image, rd_lambda=rd_lambda) for rd_lambda in (1e9, 0))
+    assert plain == small.compress(image)
+    assert len(cheap) < len(plain)
+    limit = (len(plain) + len(cheap)) // 2
+    assert len(small.compress(image, max_bytes=limit, verify=True)) <= limit
 
 
 def test_a_codec_with_classes_refuses_pictures_without_one(tmp_path: Path) -> None:

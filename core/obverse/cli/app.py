@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from obverse.__about__ import __version__
-from obverse.cli import code, convert, make, selftest, show, train
+from obverse.cli import code, convert, experiment, imports, make, preview, selftest, show, train
 from obverse.cli.exit import MEANINGS
 
 app = typer.Typer(
@@ -39,12 +39,15 @@ app.command("compress")(code.compress)
 app.command("encode", hidden=True)(code.compress)
 app.command("decompress")(code.decompress)
 app.command("decode", hidden=True)(code.decompress)
+app.command("preview")(preview.preview)
 app.command("generate")(make.generate)
 app.command("reconstruct")(make.reconstruct)
+app.command("experiment")(experiment.experiment)
 app.command("info")(show.info)
 app.command("list")(show.list_components)
 app.command("plugins")(show.plugins)
 app.command("convert")(convert.convert)
+app.command("import")(imports.import_strings)
 app.command("train")(train.train)
 app.command("selftest")(selftest.selftest)
 

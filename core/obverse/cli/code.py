@@ -61,10 +61,15 @@ def compress(
     ] = None,
     target_bpp: Annotated[
         float | None,
-        typer.Option("--target-bpp", help="Cheaper tokens until a file has at most so many bits per pixel."),
+        typer.Option(
+            "--target-bpp", help="The highest quality, or else cheaper tokens, of at most so many bits per pixel."
+        ),
     ] = None,
     max_bytes: Annotated[
-        int | None, typer.Option("--max-bytes", min=1, help="Cheaper tokens until a file has at most so many bytes.")
+        int | None,
+        typer.Option(
+            "--max-bytes", min=1, help="The highest quality, or else cheaper tokens, of at most so many bytes."
+        ),
     ] = None,
     config: options.ConfigOption = None,
     encoder: options.EncoderOption = None,
@@ -82,8 +87,8 @@ def compress(
 
     paths, overrides = options.split_overrides(words or [])
     parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior, "coder": coder}
-    chosen = options.chosen_config(codec, config, parts, [*overrides, *(changes or [])], weights)
-    chosen = chosen or options.default_config()
+    chosen = options.chosen_config(codec, config, parts, [*overrides, *(changes or [])], weights, quality)
+    chosen = chosen or options.default_config(quality)
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
@@ -99,6 +104,9 @@ def compress(
         raise UsageError(f"{given[0]} chooses what is written: it does nothing where only the size is estimated")
     if target_bpp is not None and not 0 < target_bpp < math.inf:
         raise UsageError(f"--target-bpp {target_bpp} is not a number above 0")
+    folders = all(Path(file).is_dir() for file in weights or ())
+    if not folders and chosen.qualities and quality is None and (target_bpp or max_bytes):
+        raise UsageError(f"--weights are of one quality of codec {chosen.name!r}: name it with --quality")
     work = Compress(
         chosen, device, quality, label, metadata, estimate, numerics, verify, rd_lambda, target_bpp, max_bytes
     )
@@ -163,6 +171,7 @@ class Compress:
 
     def __call__(self, job: Job) -> dict[str, Any]:
         from obverse.container import CODERS, unpack
+        from obverse.families import within
         from obverse.files import write_beside
         from obverse.images import read_image
 
@@ -179,34 +188,40 @@ class Compress:
             "height": height,
             "codec": self.config.name,
         }
-        codec = load_codec(self.config, self.device, self.numerics)
-        result["numerics"] = codec.numerics
-        start = time.perf_counter()
-        if self.estimate:
-            rate = codec.rate(loaded.pixels, quality=self.quality, label=self.label)
-            return result | {"output": None, "bits_estimated": rate.bits, "bpp_estimated": rate.bpp}
-        chunks = {}
-        if self.metadata:
-            kept = {"name": codec.name.encode(), "icc": loaded.icc, "exif": loaded.exif}
-            chunks = {name: value for name, value in kept.items() if value}
         limit = self.max_bytes
         if self.target_bpp is not None:
             limit = max(1, int(self.target_bpp * width * height / 8))
-        data = codec.compress(
-            loaded.pixels, quality=self.quality, label=self.label, chunks=chunks, verify=self.verify,
-            rd_lambda=self.rd_lambda, max_bytes=limit,
-        )  # fmt: skip
+        chunks = {}
+        if self.metadata:
+            kept = {"name": self.config.name.encode(), "icc": loaded.icc, "exif": loaded.exif}
+            chunks = {name: value for name, value in kept.items() if value}
+        options: dict[str, Any] = {"label": self.label, "chunks": chunks, "verify": self.verify}
+        if limit is not None and self.quality is None:
+            start = time.perf_counter()
+            data = within(self.config, self._load, loaded.pixels, limit, **options)
+        else:
+            codec = self._load(self.config)
+            start = time.perf_counter()
+            if self.estimate:
+                rate = codec.rate(loaded.pixels, label=self.label)
+                estimated = {"output": None, "bits_estimated": rate.bits, "bpp_estimated": rate.bpp}
+                return result | {"numerics": codec.numerics, **estimated}
+            data = codec.compress(loaded.pixels, rd_lambda=self.rd_lambda, max_bytes=limit, **options)
         seconds = time.perf_counter() - start
+        header = unpack(data).header
         if job.target == "-":
             write_output(data)
         else:
             job.prepare_target()
             write_beside(Path(job.target), data, force=job.force)
         return result | {
-            "output": job.target, "bytes": len(data), "bpp": 8 * len(data) / (width * height),
-            "coder": CODERS[unpack(data).header.coder],
-            "verified": self.verify or codec.numerics == NATIVE, "seconds": round(seconds, 3),
+            "numerics": header.mode(), "output": job.target, "bytes": len(data),
+            "bpp": 8 * len(data) / (width * height), "quality": header.quality + 1, "coder": CODERS[header.coder],
+            "verified": self.verify or header.mode() == NATIVE, "seconds": round(seconds, 3),
         }  # fmt: skip
+
+    def _load(self, config: CodecConfig) -> Codec:
+        return load_codec(config, self.device, self.numerics)
 
 
 @dataclass(frozen=True)
@@ -265,7 +280,11 @@ def _origin(header: Header) -> CodecConfig:
 _noted: set[str] = set()
 """Weights without a revision that were announced."""
 
+_SIBLINGS = 4
+"""Networks of one family that are kept, of those that a search for a size goes through."""
+
 _loaded: dict[tuple[str, str, str | None], Codec] = {}
+"""The codecs in memory, the one that was used last at the end."""
 
 
 def load_codec(config: CodecConfig, device: str, numerics: str | None = None) -> Codec:
@@ -276,23 +295,29 @@ def load_codec(config: CodecConfig, device: str, numerics: str | None = None) ->
         if name not in _noted:
             _noted.add(name)
             print(f"obverse: {name} names no revision and may change; pin it as {name}@COMMIT", file=sys.stderr)
-    return _kept((config.to_yaml(), device, numerics), lambda: from_config(config, device, numerics))
+    return _kept(config, (config.to_yaml(), device, numerics), lambda: from_config(config, device, numerics))
 
 
 def stream_codec(header: Header, config: CodecConfig, device: str) -> Codec:
-    """The codec of a configuration in the numerics mode of a stream that it wrote, kept for the next file."""
+    """The codec of a configuration in the quality and numerics mode of a stream of its own, kept for the next file."""
     from obverse.codec import from_header
-    from obverse.identity import check_origin
+    from obverse.identity import check_origin, written_by
 
+    config = written_by(config, header)
     check_origin(config, header)
-    return _kept((config.to_yaml(), device, header.mode()), lambda: from_header(header, config, device))
+    return _kept(config, (config.to_yaml(), device, header.mode()), lambda: from_header(header, config, device))
 
 
-def _kept(key: tuple[str, str, str | None], make: Callable[[], Codec]) -> Codec:
-    if key not in _loaded:
-        _loaded.clear()  # one network at a time in memory
-        _loaded[key] = make()
-    return _loaded[key]
+def _kept(config: CodecConfig, key: tuple[str, str, str | None], make: Callable[[], Codec]) -> Codec:
+    """The codec from memory, or made; one network is kept at a time, of a family some."""
+    codec = _loaded.pop(key, None)
+    if codec is None:
+        siblings = [other for other in _loaded if config.qualities and _loaded[other].name == config.name]
+        for other in _loaded.keys() - siblings[1 - _SIBLINGS :]:
+            del _loaded[other]
+        codec = make()
+    _loaded[key] = codec
+    return codec
 
 
 def _describe_compressed(result: dict[str, Any]) -> str:

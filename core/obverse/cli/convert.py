@@ -14,10 +14,16 @@ from obverse.cli.exit import ExitCode, UsageError
 from obverse.errors import WeightsError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _SUFFIX = ".safetensors"
 _DTYPES = ("float32", "float16", "bfloat16")
+_STORED = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL", "uint8": "U8",
+    "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "complex64": "C64",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
 
 
 def convert(
@@ -26,6 +32,9 @@ def convert(
     ],
     codec: Annotated[
         str | None, typer.Option("--codec", "-m", "--model", help="Refuse what does not fit this codec.")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option("--quality", "-q", help="Of a codec with a checkpoint per quality, which this is.")
     ] = None,
     note: Annotated[list[str] | None, typer.Option("--note", help="Metadata to keep in the file: KEY=VALUE.")] = None,
     dtype: Annotated[
@@ -44,7 +53,7 @@ def convert(
     check_output(target, force)
     tensors, metadata = _read(sources)
     if codec is not None:
-        _check_fit(codec, tensors)
+        _check_fit(codec, quality, tensors)
     metadata |= notes
     _save(target, tensors, metadata, dtype, force)
     size = os.path.getsize(target)
@@ -109,7 +118,7 @@ def _read(sources: list[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, {key: value for key, value in metadata.items() if value}
 
 
-def _check_fit(codec: str, tensors: dict[str, Tensor]) -> None:
+def _check_fit(codec: str, quality: int | None, tensors: dict[str, Tensor]) -> None:
     """Refuse tensors that are not exactly those of the codec's parts; parts without tensors are left out."""
     import torch
 
@@ -117,26 +126,50 @@ def _check_fit(codec: str, tensors: dict[str, Tensor]) -> None:
     from obverse.pipeline import build
     from obverse.weights import differences
 
+    config = load_config(codec, quality=quality)
     with torch.device("meta"):
-        modules = build(load_config(codec)).modules
+        modules = build(config).modules
     parts = {name.partition(".")[0] for name in tensors}
     for part in sorted(parts):
         own = {name.removeprefix(f"{part}."): v for name, v in tensors.items() if name.startswith(f"{part}.")}
         problems = differences(modules[part].state_dict(), own) if part in modules else "it has no weights"
         if problems:
-            raise WeightsError(f"the tensors do not fit the {part} of codec {codec!r}: {problems}")
+            raise WeightsError(f"the tensors do not fit the {part} of {config}: {problems}")
 
 
 def _save(target: str, tensors: dict[str, Tensor], metadata: dict[str, str], dtype: str | None, force: bool) -> None:
     import torch
-    from safetensors.torch import save_file
 
     from obverse.files import save_beside
 
     wanted = getattr(torch, dtype) if dtype else None
-    # Copies: tensors that are parts of one array cannot be stored as they are.
-    stored = {
-        name: value.to(wanted if value.is_floating_point() and wanted else value.dtype, copy=True).contiguous()
-        for name, value in tensors.items()
-    }
-    save_beside(target, lambda path: save_file(stored, path, metadata=metadata), force)
+    dtypes = {name: wanted if wanted and value.is_floating_point() else value.dtype for name, value in tensors.items()}
+    save_beside(target, lambda path: _write(path, tensors, dtypes, metadata), force)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], dtypes: dict[str, torch.dtype], metadata: dict[str, str]) -> None:
+    """A safetensors file, tensor by tensor: the library's own writer holds a copy of all of them in memory."""
+    import torch
+
+    names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))  # so that every tensor is aligned
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].numel() * dtypes[name].itemsize
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _dtype_name(name, dtypes[name]), "shape": shape, "data_offsets": [start, end]}
+    text = encoder.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            value = tensors[name].to(dtypes[name]).contiguous()
+            file.write(value.flatten().view(torch.uint8).numpy().data)
+
+
+def _dtype_name(tensor: str, dtype: torch.dtype) -> str:
+    """What safetensors calls a dtype."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in _STORED:
+        raise WeightsError(f"tensor {tensor!r} is {name}, which safetensors files do not hold")
+    return _STORED[name]

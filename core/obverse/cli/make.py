@@ -18,6 +18,7 @@ from obverse.cli.streams import binary_output, read_input
 from obverse.numerics import check_mode
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 
@@ -27,7 +28,17 @@ def generate(
     ] = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of pictures.")] = 1,
     seed: options.SeedOption = 0,
-    size: Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")] = "256x256",
+    size: Annotated[
+        str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels. (default: 256x256, with --from the picture's)")
+    ] = None,
+    known: Annotated[
+        str | None,
+        typer.Option("--from", metavar="IMAGE", help="Take the arrays of --keep from this picture, and draw the rest."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="Array to take, as z; may be repeated. Or how many of the first arrays."),
+    ] = None,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="1 draws from the prior itself.")] = 1.0,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Keep the k most probable symbols; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Keep the most probable share.")] = 1.0,
@@ -51,22 +62,24 @@ def generate(
     print_config: options.PrintConfigOption = False,
     json: options.JsonOption = False,
 ) -> ExitCode:
-    """Draw pictures from a codec's prior: one sheet (-o), or a file each (-d)."""
+    """Draw pictures from a codec's prior, or what it leaves open of a picture: one sheet (-o), or a file each (-d)."""
     paths, changed = options.split_overrides(words or [])
     if paths:
         raise UsageError(f"unexpected word {paths[0]!r}: generate takes no input; name the output with -o")
-    width, height = _size(size)
+    sides = None if size is None else parse_size(size)
+    if (known is None) != (not keep):
+        raise UsageError("--from and --keep go together: arrays are kept of a picture")
     parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior}
-    chosen = options.chosen_config(codec, config, parts, [*changed, *(changes or [])], weights)
-    chosen = chosen or options.default_config()
+    chosen = options.chosen_config(codec, config, parts, [*changed, *(changes or [])], weights, quality)
+    chosen = chosen or options.default_config(quality)
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
     check_mode(numerics)
     if output is not None and directory is not None:
         raise UsageError("--output and --output-directory exclude each other")
-    from obverse.cli.sheets import grid
     from obverse.files import check_output, make_folder
+    from obverse.sheets import grid
 
     targets = [options.picture_path("generated.png" if output is None else output)]
     if directory is not None:
@@ -74,22 +87,26 @@ def generate(
     for target in targets:
         if target != "-":
             check_output(target, force, directory is not None)
+    pixels = None if known is None else _read(known)
     pictures = load_codec(chosen, device, numerics).generate(
         number,
         seed=seed,
-        size=(width, height),
+        size=sides,
         quality=quality,
         label=label,
         guidance=guidance,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        known=pixels,
+        keep=_kept(keep),
     )
     if directory is not None:
         make_folder(directory)
     shown = pictures if directory is not None else [grid(pictures)]
     out = sys.stderr if "-" in targets else sys.stdout
     results = []
+    width, height = pictures[0].size
     for target, picture in zip(targets, shown, strict=True):
         _write(target, picture, force)
         results.append({"output": target, "codec": chosen.name, "seed": seed, "width": width, "height": height})
@@ -100,11 +117,29 @@ def generate(
     return ExitCode.DONE
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height from WIDTHxHEIGHT, or from one number for both."""
     match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text)
     if not match:
         raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT, as 256x256")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _kept(words: list[str] | None) -> int | list[str] | None:
+    """What --keep says: names of arrays, or one number."""
+    if words and len(words) == 1 and words[0].isdecimal():
+        return int(words[0])
+    return words or None
+
+
+def _read(source: str) -> np.ndarray:
+    """The pixels of an image file, or of standard input; what was changed is announced."""
+    from obverse.images import read_image
+
+    loaded = read_image(read_input() if source == "-" else Path(source))
+    for note in loaded.notes:
+        print(f"obverse: {source}: {note}", file=sys.stderr)
+    return loaded.pixels
 
 
 def _write(target: str, picture: Image.Image, force: bool) -> None:
@@ -140,25 +175,22 @@ def reconstruct(
     """Compress and decompress an image, and show both side by side with bpp and PSNR."""
     paths, changed = options.split_overrides(words or [])
     parts = {"encoder": encoder, "quantizer": quantizer, "prior": prior, "coder": coder}
-    chosen = options.chosen_config(codec, config, parts, [*changed, *(changes or [])], weights)
-    chosen = chosen or options.default_config()
+    chosen = options.chosen_config(codec, config, parts, [*changed, *(changes or [])], weights, quality)
+    chosen = chosen or options.default_config(quality)
     if print_config:
         print(chosen.to_yaml(), end="")
         return ExitCode.DONE
     check_mode(numerics)
     source, target = _source_and_target(paths, output)
-    from obverse.cli.sheets import side_by_side
     from obverse.files import check_output
-    from obverse.images import read_image
+    from obverse.sheets import side_by_side
 
     if target != "-":
         check_output(target, force)
-    loaded = read_image(read_input() if source == "-" else Path(source))
-    for note in loaded.notes:
-        print(f"obverse: {source}: {note}", file=sys.stderr)
-    result = load_codec(chosen, device, numerics).reconstruct(loaded.pixels, quality=quality, label=label)
+    pixels = _read(source)
+    result = load_codec(chosen, device, numerics).reconstruct(pixels, quality=quality, label=label)
     caption = f"{chosen.name}: {len(result.data)} bytes, {result.bpp:.4f} bpp, {result.psnr:.2f} dB"
-    _write(target, side_by_side(loaded.pixels, result.image, caption), force)
+    _write(target, side_by_side(pixels, result.image, caption), force)
     out = sys.stderr if target == "-" else sys.stdout
     if json:
         report: dict[str, Any] = {"input": source, "output": target, "codec": chosen.name, "bytes": len(result.data)}

@@ -35,7 +35,9 @@ SetOption = Annotated[
 WeightsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--weights", "-w", help="Weights instead of the configuration's own: a file, or hf://OWNER/REPO/FILE."
+        "--weights",
+        "-w",
+        help="Weights instead of the configuration's own: a file, a folder of official files, or hf://OWNER/REPO/FILE.",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:0.")]
@@ -79,20 +81,21 @@ def chosen_config(
     parts: dict[str, str | None],
     overrides: Sequence[str],
     weights: Sequence[str] | None,
+    quality: int | None = None,
 ) -> CodecConfig | None:
-    """The configuration that the options describe, or None when they say nothing."""
+    """The configuration that the options describe, or None when they say nothing; a quality alone says nothing."""
     swapped = {part: name for part, name in parts.items() if name is not None}
     if codec is not None and config is not None:
         raise UsageError("--codec and --config exclude each other")
     if codec is None and config is None and not swapped and not overrides and not weights:
         return None
     source = config or codec or DEFAULT_CODEC
-    return load_config(source, parts=swapped, overrides=overrides, weights=weights or ())
+    return load_config(source, quality=quality, parts=swapped, overrides=overrides, weights=weights or ())
 
 
-def default_config() -> CodecConfig:
+def default_config(quality: int | None = None) -> CodecConfig:
     """The codec when no option names one."""
-    return load_config(DEFAULT_CODEC)
+    return load_config(DEFAULT_CODEC, quality=quality)
 
 
 def picture_suffix(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as encoder
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from obverse.errors import ObverseError, WeightsError
 from obverse_registry import KINDS, Component, registry
 
 if TYPE_CHECKING:
-    from obverse.config import CodecConfig
+    from obverse.cli.figures import FigureBook, Figures
     from obverse.container import Header
 
 
@@ -120,58 +121,74 @@ def list_components(
 
         raise UsageError(f"no kind {kind!r}{did_you_mean(kind, KINDS)} (kinds: {', '.join(KINDS)})")
     found = registry().components("codec" if codecs else kind, pattern)
-    rows = [_row(component, codecs) for component in found if plugin in (None, component.plugin)]
+    found = tuple(component for component in found if plugin in (None, component.plugin))
+    rows = _codec_rows(found) if codecs else [_row(component, {}) for component in found]
     if json:
         print(encoder.dumps(rows, indent=2))
     else:
-        _table([{key: _shown(key, value) for key, value in row.items()} for row in rows])
+        _table([{key: _shown(key, value) for key, value in row.items() if key != "sources"} for row in rows])
     _warn_failures()
     return ExitCode.DONE
 
 
-def _row(component: Component, codecs: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": component.kind, "name": component.name, "plugin": component.plugin}
-    if codecs:
-        row |= {**_facts(component), "licence": component.licence or "?", **component.details}
-    return row | {"summary": component.summary}
+def _row(component: Component, facts: dict[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {"kind": component.kind, "name": component.name, "plugin": component.plugin}
+    return named | facts | {"summary": component.summary}
 
 
-def _facts(component: Component) -> dict[str, Any]:
+def _codec_rows(components: Sequence[Component]) -> list[dict[str, Any]]:
+    from obverse.cli.figures import remembered_figures
+
+    with remembered_figures() as book:
+        return [
+            _row(component, {**_facts(component, book), "licence": component.licence or "?", **component.details})
+            for component in components
+        ]
+
+
+def _facts(component: Component, book: FigureBook) -> dict[str, Any]:
     """Sizes of a codec, and whether its weights are on this machine."""
-    from obverse.config import load_config
-
+    sizes = ("qualities", "tokens", "side", "codebook", "parameters")
     try:
-        config = load_config(component.name)
-        from obverse.cli.figures import figures
-
-        found = figures(config)
+        found = book.figures(component)
     except ObverseError as error:
-        return {"tokens": None, "side": None, "codebook": None, "parameters": None, "weights": f"unreadable: {error}"}
-    return {
-        "tokens": found.tokens,
-        "side": found.side,
-        "codebook": found.codebook,
-        "parameters": found.parameters,
-        "weights": _weights(config, found.parameters),
-    }
+        return {**dict.fromkeys(sizes), "weights": f"unreadable: {error}"}
+    facts = {size: getattr(found, size) for size in sizes} | {"weights": _weights(found)}
+    return facts | ({"sources": found.sources} if len(found.sources) > 1 else {})
 
 
-def _weights(config: CodecConfig, parameters: int) -> str:
-    """Whether weights are on this machine: their size, or where they are."""
+def _weights(codec: Figures) -> str:
+    """Whether weights are on this machine: their size, or which are, or where they are."""
+    if not codec.parameters and not any(codec.weights):
+        return "none needed"
+    local = [_local(names, source) for names, source in zip(codec.weights, codec.sources, strict=True)]
+    there = [str(number) for number, (_, absent) in enumerate(local, 1) if not absent]
+    if len(there) == len(local):
+        files = {file for found, _ in local for file in found}
+        return f"yes, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+    if there:
+        return f"qualities {', '.join(there)} of {len(local)}"
+    names = list(dict.fromkeys(name for _, absent in local for name in absent))
+    return f"no: {', '.join(names[:2])}{f' and {len(names) - 2} more' if names[2:] else ''}"
+
+
+def _local(names: Sequence[str], source: str | None) -> tuple[list[Path], list[str]]:
+    """Weights files that are on this machine, and the names of those that are not, or where to look for them."""
+    from obverse.config import weights_source
     from obverse.shards import files_of
 
-    missing, size = [], 0
-    for source in config.weights:
+    found: list[Path] = []
+    absent = [] if names else [source or "name them with --weights"]
+    for name in names:
         try:
-            path = source if isinstance(source, Path) else source.local()
-            size += sum(file.stat().st_size for file in files_of(path))
+            place = weights_source(name, Path())
+            files = files_of(place if isinstance(place, Path) else place.local())
+            for file in files:
+                file.stat()
+            found += files
         except (WeightsError, OSError):
-            missing.append(source.name if isinstance(source, Path) else str(source))
-    if missing:
-        return f"no: {', '.join(missing)}"
-    if config.weights:
-        return f"yes, {size / 1e6:.1f} MB"
-    return f"no: {config.source() or 'name them with --weights'}" if parameters else "none needed"
+            absent.append(Path(name).name if name.startswith("/") else name)
+    return found, absent
 
 
 def _shown(key: str, value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
 from typing import ClassVar
 
 import constriction
@@ -22,6 +24,21 @@ def _as_probabilities(frequencies: np.ndarray) -> np.ndarray:
     integers below 2**24, which float32 holds exactly. A test compares its code words with integer arithmetic.
     """
     return (frequencies - 1).astype(np.float32)
+
+
+_kept: dict[int, tuple[weakref.ref[np.ndarray], object]] = {}
+"""Models by the id of their frequencies, as long as these live."""
+
+
+def _model(frequencies: np.ndarray) -> object:
+    """The model of a row of frequencies; those of arrays that nobody can write to are kept."""
+    key = id(frequencies)
+    if key in _kept:
+        return _kept[key][1]
+    model = _Model(_as_probabilities(frequencies), perfect=False)
+    if not frequencies.flags.writeable:
+        _kept[key] = weakref.ref(frequencies, partial(_kept.pop, key)), model
+    return model
 
 
 class RangeCoder(EntropyCoder):
@@ -47,11 +64,11 @@ class RangeEncoder(SymbolEncoder):
         return float(self._encoder.num_bits())
 
     def encode(self, symbols: np.ndarray, frequencies: np.ndarray) -> None:
-        probabilities = _as_probabilities(frequencies)
         if frequencies.ndim == 1:
-            self._encoder.encode(symbols, _Model(probabilities, perfect=False))
+            # A plain integer takes a tenth of the time of an array.
+            self._encoder.encode(int(symbols[0]) if len(symbols) == 1 else symbols, _model(frequencies))
         else:
-            self._encoder.encode(symbols, _rows, probabilities)
+            self._encoder.encode(symbols, _rows, _as_probabilities(frequencies))
 
     def finish(self) -> bytes:
         """Any number in the coder's final interval names the message; write the one with the fewest bytes.
@@ -66,8 +83,8 @@ class RangeEncoder(SymbolEncoder):
         sealed = int.from_bytes(words.ljust(length, b"\0"), "big")
         low: int = sealed - ((sealed - lower) & (2**64 - 1))
         for kept in range(length - 8, length + 1):
-            unit = 1 << 8 * (length - kept)
-            point = -(-low // unit) * unit
+            cut = 8 * (length - kept)
+            point = -(-low >> cut) << cut  # rounded up
             if point < low + width:
                 return point.to_bytes(length, "big")[:kept].rstrip(b"\0")
         raise AssertionError("an interval holds its own lower end")
@@ -82,12 +99,13 @@ class RangeDecoder(SymbolDecoder):
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 
     def decode(self, frequencies: np.ndarray, count: int) -> np.ndarray:
-        probabilities = _as_probabilities(frequencies)
         try:
-            if frequencies.ndim == 1:
-                symbols = self._decoder.decode(_Model(probabilities, perfect=False), count)
+            if frequencies.ndim == 1 and count == 1:
+                symbols = [self._decoder.decode(_model(frequencies))]
+            elif frequencies.ndim == 1:
+                symbols = self._decoder.decode(_model(frequencies), count)
             else:
-                symbols = self._decoder.decode(_rows, probabilities)
+                symbols = self._decoder.decode(_rows, _as_probabilities(frequencies))
         except AssertionError as error:
             raise CorruptError("the payload is not what a range encoder writes") from error
-        return np.asarray(symbols)
+        return np.asarray(symbols, dtype=np.int32)

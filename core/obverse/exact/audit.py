@@ -40,7 +40,7 @@ _EXACT = (
     "searchsorted", "bucketize", "isfinite", "equal", "cummax",
 )  # fmt: skip
 _ROUNDED_ONCE = ("add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "leaky_relu")
-_EXACT_ON_INTEGERS = ("sum", "cumsum", "prod", "remainder", "floor_divide", "fmod", "pow", "bincount")
+_EXACT_ON_INTEGERS = ("sum", "cumsum", "prod", "remainder", "floor_divide", "fmod", "pow", "bincount", "scatter_add_")
 
 _ALLOWED = frozenset(_MOVES) | frozenset(_EXACT)
 _watching = 0

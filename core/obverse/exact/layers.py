@@ -190,11 +190,11 @@ class Conv2d(nn.Module):
         one_cell = self.kernel == (1, 1) and self.padding == (0, 0)
         integers, unit = to_integers(x, 1 if one_cell else (1, 2, 3))
         unit = unit[:, :, :: self.stride[0], :: self.stride[1]]
-        patches = unfold(integers, self.kernel, self.stride, self.padding, self.dilation)  # [B, h, w, C, kh, kw]
         matrices = cast(Sequence[Matrix], self.matrices)
         if self.depthwise:
-            y = _depthwise(patches, matrices[0])
+            y = self._by_channel(integers, matrices[0]).permute(0, 2, 3, 1)
         else:
+            patches = unfold(integers, self.kernel, self.stride, self.padding, self.dilation)  # [B, h, w, C, kh, kw]
             pieces = zip(torch.chunk(patches, self.groups, 3), matrices, strict=True)
             y = torch.cat([_rows_times(piece, matrix) for piece, matrix in pieces], -1)
         y = y.mul_(unit.permute(0, 2, 3, 1))
@@ -202,14 +202,20 @@ class Conv2d(nn.Module):
             y += self.bias
         return y.permute(0, 3, 1, 2)
 
+    def _by_channel(self, integers: Tensor, matrix: Matrix) -> Tensor:
+        """Integers [B, C, H, W], each channel with its own row of C, with its unit: [B, C, h, w].
 
-def _depthwise(patches: Tensor, matrix: Matrix) -> Tensor:
-    """Patches [B, h, w, C, kh, kw], each channel with its own row of C, with its unit: [B, h, w, C]."""
-    taps = [tap for row in patches.unbind(4) for tap in row.unbind(4)]
-    total = torch.zeros(patches.shape[:4], dtype=torch.float64, device=patches.device)
-    for tap, weight in zip(taps, matrix.integers().double().unbind(1), strict=True):
-        total += tap * weight
-    return total.mul_(matrix.unit)
+        Sums of products of integers below 2**53, so it does not matter whether a product is rounded before it is added.
+        """
+        taps = unfold(integers.double(), self.kernel, self.stride, self.padding, self.dilation).permute(
+            0, 3, 1, 2, 4, 5
+        )
+        weights = matrix.integers().double().view(-1, *self.kernel)
+        total = integers.new_zeros(taps.shape[:4], dtype=torch.float64)
+        for row in range(self.kernel[0]):
+            for column in range(self.kernel[1]):
+                total.addcmul_(taps[..., row, column], weights[:, row, column, None, None])
+        return total.mul_(matrix.unit.view(-1, 1, 1))
 
 
 def unfold(

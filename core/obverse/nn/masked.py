@@ -35,4 +35,9 @@ class MaskedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, padded: bool = True) -> Tensor:
         """[B, C, H, W] -> [B, N, H, W], or of the inner cells alone where `padded` is False."""
-        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding if padded else 0)
+        weight = self.weight * self.mask
+        if (
+            not padded and x.shape[2:] == weight.shape[2:]
+        ):  # patches of one cell; a product takes a fraction of the time
+            return F.linear(x.flatten(1), weight.flatten(1), self.bias)[:, :, None, None]
+        return F.conv2d(x, weight, self.bias, padding=self.padding if padded else 0)

@@ -267,7 +267,7 @@ def _frequencies(device: torch.device) -> Results:
 
 def _gaussians() -> list[Tensor]:
     families = [gaussian_frequencies(index) for index in range(len(SCALES))]
-    return [torch.tensor([first for first, _ in families]), *(torch.from_numpy(some) for _, some in families)]
+    return [torch.tensor([first for first, _ in families]), *(torch.tensor(some) for _, some in families)]
 
 
 _CODER: dict[str, Compute] = {

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,8 +124,8 @@ def _numbers(distribution: Distribution) -> list[Tensor]:
     if isinstance(distribution, Guarded):
         return [distribution.values, distribution.rounded(distribution.values, 0)]
     if isinstance(distribution, FactorizedTable):
-        rows = torch.from_numpy(distribution.frequencies)[distribution.indices.cpu()]
-        return [distribution.indices + distribution.first, rows]
+        tables = [torch.from_numpy(np.append(row, first)) for first, row in distribution.tables]
+        return [distribution.indices, *(table.expand(len(distribution.indices), -1) for table in tables)]
     if isinstance(distribution, TableDistribution):
         return [distribution.indices]
     assert isinstance(distribution, Categorical)

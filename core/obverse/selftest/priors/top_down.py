@@ -15,35 +15,12 @@ from torch import Tensor, nn
 
 from obverse.errors import ConfigError
 from obverse.interfaces import Block, Blocks, Condition, Layout, Prior
+from obverse.nn.convnext import ConvNeXtBlock, bottleneck
 from obverse.nn.exponential import Exp
 from obverse.selftest import seeded
 
 LOG_SCALE_SHIFT = 2.3
 """Scales are above exp(-2.3), about 0.1."""
-
-
-class ConvNeXtBlock(nn.Module):
-    """A depthwise convolution, a norm over channels and a perceptron, added to the input (arXiv:2201.03545)."""
-
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.gamma = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = self.depthwise(x).permute(0, 2, 3, 1)
-        return x + (self.mlp(self.norm(rows)) * self.gamma).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
-
-
-def bottleneck(inputs: int, hidden: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Four convolutions, GELU before each (arXiv:2011.10650), without the residual."""
-    sizes = [(inputs, hidden, 1), (hidden, hidden, kernel), (hidden, hidden, kernel), (hidden, outputs, 1)]
-    layers: list[nn.Module] = []
-    for before, after, side in sizes:
-        layers += [nn.GELU(), nn.Conv2d(before, after, side, padding=side // 2)]
-    return nn.Sequential(*layers)
 
 
 class LatentBlock(nn.Module):
