@@ -54,7 +54,7 @@ class RansDecoder:
         if len(data) < 8 or len(data) % 4:
             raise CorruptError(f"a string of CompressAI has whole words of 4 bytes, at least two; this has {len(data)}")
         self._words: list[int] = np.frombuffer(data, "<u4").tolist()
-        self._state = self._words[0] | self._words[1] << 32
+        self._state: int = self._words[0] | self._words[1] << 32
         self._next = 2
 
     def decode(self, tables: Sequence[RansTable], indices: Sequence[int]) -> list[int]:

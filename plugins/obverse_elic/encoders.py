@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from obverse.interfaces import Condition, Encoder, Latents
 from obverse.nn.gated_attention import AttentionBlock
-from obverse.nn.strided import convolution, deconvolution
+from obverse.nn.strided import channels_last, convolution, deconvolution
 
 
 class ResidualBottleneck(nn.Module):
@@ -65,11 +65,11 @@ class ElicAutoencoder(Encoder, nn.Module):
         )  # fmt: skip
 
     def encode(self, images: Tensor, condition: Condition) -> Latents:
-        y = self.analysis(images)
+        y = self.analysis(channels_last(images)).contiguous()
         return {"y": y, "z": self.hyper_analysis(y)}
 
     def decode(self, latents: Latents, condition: Condition) -> Tensor:
-        return self.synthesis(latents["y"])  # type: ignore[no-any-return]
+        return self.synthesis(channels_last(latents["y"]))  # type: ignore[no-any-return]
 
 
 def _bottlenecks(channels: int) -> list[nn.Module]:
