@@ -16,6 +16,7 @@ from obverse.hyperprior import Hyperprior
 from obverse.interfaces import Blocks, Condition, Layout
 from obverse.nn.density import FactorizedDensity
 from obverse.nn.masked import MaskedConv2d, causal_taps
+from obverse.threads import threads
 
 KERNEL = 5
 _MARGIN = KERNEL // 2
@@ -77,9 +78,10 @@ class ContextPrior(Hyperprior):
         plane = height * width * torch.arange(self.latent_channels, device=hyper.device)[:, None]
         for rows, columns in _cells(height, width, self.raster):
             i, j = rows.to(hyper.device), columns.to(hyper.device)
-            context = self.context_prediction(surroundings(y_hat, i, j), padded=False).view(layout.batch, len(i), -1)
-            cells = torch.cat([hyper[:, i, j], context], -1)
-            scale, mean = self.entropy_parameters(cells).transpose(1, 2).chunk(2, 1)  # [B, M, n]
+            with threads(1):  # steps are small; threads that wait for each other cost more than they give
+                context = self.context_prediction(surroundings(y_hat, i, j), padded=False)
+                cells = torch.cat([hyper[:, i, j], context.view(layout.batch, len(i), -1)], -1)
+                scale, mean = self.entropy_parameters(cells).transpose(1, 2).chunk(2, 1)  # [B, M, n]
             symbols = yield self.latents(scale.flatten(1), mean.flatten(1), (plane + i * width + j).flatten())
             y_hat[:, i + _MARGIN, j + _MARGIN] = (symbols.to(mean.device).view(mean.shape) + mean).transpose(1, 2)
 
