@@ -16,37 +16,10 @@ from statistics import median
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 import obverse
-from obverse.distributions import Distribution
+from obverse.coding_clock import coding_clock
 from obverse.images import read_image
-from obverse.interfaces import EntropyCoder, SymbolDecoder, SymbolEncoder
-
-
-class Stopwatch:
-    """Seconds spent inside a coder."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def watch(self, coder: EntropyCoder) -> None:
-        """Count the time of every encoder and decoder that a coder class makes from now on."""
-        for maker in (coder.encoder, lambda: coder.decoder(b"")):
-            kind = type(maker())
-            for method in ("put", "take", "finish"):
-                if hasattr(kind, method):
-                    setattr(kind, method, self._timed(getattr(kind, method)))
-
-    def _timed(self, method):  # type: ignore[no-untyped-def]
-        def timed(*arguments: SymbolEncoder | SymbolDecoder | Tensor | Distribution) -> object:
-            start = time.perf_counter()
-            try:
-                return method(*arguments)
-            finally:
-                self.seconds += time.perf_counter() - start
-
-        return timed
 
 
 def main() -> None:
@@ -60,9 +33,7 @@ def main() -> None:
     pixels = read_image(options.image).pixels
     top, left = ((size - options.side) // 2 for size in pixels.shape[:2])
     pixels = pixels[top : top + options.side, left : left + options.side].copy()
-    watch = Stopwatch()
     table = Table("codec", "bytes", "step", "total s", "networks s", "entropy coding s")
-    watch.watch(obverse.load("pocket-vq").pipeline.coder)
     for name in ("pocket-vq", "pocket-hyper"):
         codec = obverse.load(name)
         data = codec.compress(pixels)
@@ -70,11 +41,11 @@ def main() -> None:
         for step in ("compress", "decompress"):
             totals, coding = [], []
             for _ in range(options.repeat):
-                watch.seconds = 0.0
                 start = time.perf_counter()
-                _ = codec.compress(pixels) if step == "compress" else codec.decompress(data)
+                with coding_clock() as clock:
+                    _ = codec.compress(pixels) if step == "compress" else codec.decompress(data)
                 totals.append(time.perf_counter() - start)
-                coding.append(watch.seconds)
+                coding.append(clock.seconds)
             networks = median(t - c for t, c in zip(totals, coding, strict=True))
             table.add_row(
                 name, str(len(data)), step, f"{median(totals):.3f}", f"{networks:.3f}", f"{median(coding):.3f}"

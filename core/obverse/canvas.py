@@ -23,10 +23,11 @@ class Canvas:
     Args:
         encoder: the transforms.
         device: where they run.
+        dtype: of their weights and arithmetic. Pictures and latents are float32 outside.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device) -> None:
-        self.encoder, self.device = encoder, device
+    def __init__(self, encoder: Encoder, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.encoder, self.device, self.dtype = encoder, device, dtype
 
     def layout(self, batch: int, height: int, width: int) -> Layout:
         """What there is to code for `batch` pictures of a size in pixels."""
@@ -43,7 +44,8 @@ class Canvas:
         size = images.shape[2], images.shape[3]
 
         def encode(part: Mapping[str, Tensor]) -> Latents:
-            return encoder.encode(part["image"], condition)
+            latents = encoder.encode(part["image"].to(self.dtype), condition)
+            return {name: _outside(latent) for name, latent in latents.items()}
 
         if encoder.tile is not None:
             return in_groups(encode, {"image": Tiling(*size, encoder.tile).split(images)}, _tiles_at_once(encoder.tile))
@@ -58,7 +60,10 @@ class Canvas:
         padded = self._padded(height, width)
 
         def decode(part: Mapping[str, Tensor]) -> Latents:
-            return {"image": encoder.decode(part, condition)}
+            inside = {
+                name: latent.to(self.dtype) if latent.is_floating_point() else latent for name, latent in part.items()
+            }
+            return {"image": _outside(encoder.decode(inside, condition))}
 
         if encoder.tile is not None:
             tiles = in_groups(decode, latents, _tiles_at_once(encoder.tile))["image"]
@@ -85,6 +90,10 @@ class Canvas:
 
     def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
         return size[0] // self.encoder.multiple, size[1] // self.encoder.multiple
+
+
+def _outside(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _tiles_at_once(side: int) -> int:

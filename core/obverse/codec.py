@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from obverse import container
 from obverse.canvas import Canvas
 from obverse.coders.fallback import FallbackEncoder
 from obverse.coders.range import RangeCoder
+from obverse.coding_clock import coding
 from obverse.config import CodecConfig, load_config
 from obverse.container import Header, Stream
 from obverse.errors import (
@@ -39,9 +40,13 @@ from obverse.pixels import as_pixels, psnr
 from obverse.quality_search import highest_within
 from obverse.rate_control import RateControl, check_targets, largest_within, rate_control
 from obverse.weights import load_weights
+from obverse_registry.errors import did_you_mean
 
 if TYPE_CHECKING:
     from PIL import Image
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""In which transforms run."""
 
 BATCH_PIXELS = 2**21
 """Images of one size are coded together up to this many pixels."""
@@ -93,14 +98,24 @@ class Codec:
     """
 
     def __init__(
-        self, config: CodecConfig, pipeline: Pipeline, device: str = "cpu", numerics: str | None = None
+        self,
+        config: CodecConfig,
+        pipeline: Pipeline,
+        device: str = "cpu",
+        numerics: str | None = None,
+        dtype: str = "float32",
     ) -> None:
         self.config, self.device = config, torch.device(device)
+        if dtype not in DTYPES:
+            raise ConfigError(f"no dtype {dtype!r} of transforms{did_you_mean(dtype, DTYPES)} ({', '.join(DTYPES)})")
+        self.dtype: torch.dtype = getattr(torch, dtype)
         self.pipeline = replace(pipeline, prior=prepare(pipeline.prior, numerics))
         self.name, self.qualities = config.name, config.qualities or pipeline.encoder.qualities
         self.numerics = self.pipeline.prior.numerics
         for part in self.pipeline.modules.values():
             part.requires_grad_(False).eval().to(self.device)
+        if isinstance(pipeline.encoder, nn.Module):
+            pipeline.encoder.to(self.dtype)
         self.condition()  # the configuration may ask for a quality
 
     @cached_property
@@ -393,7 +408,7 @@ class Codec:
     @property
     def canvas(self) -> Canvas:
         """The encoder for pictures of any size."""
-        return Canvas(self.pipeline.encoder, self.device)
+        return Canvas(self.pipeline.encoder, self.device, self.dtype)
 
     @torch.inference_mode()
     def _pictures(
@@ -491,7 +506,8 @@ class Codec:
         coded = run(blocks, encoding)
         written = []
         for index, (encoder, check) in enumerate(zip(encoders, encoding.checks, strict=True)):
-            payload = encoder.finish()
+            with coding():
+                payload = encoder.finish()
             own = replace(header, coder=encoder.code) if isinstance(encoder, FallbackEncoder) else header
             data = container.pack(own, payload, own.symbol_check(check))
             written.append((data, [part.symbols.chunk(len(pictures))[index] for part in coded]))
@@ -630,6 +646,7 @@ def load(
     weights: Sequence[str | Path] = (),
     device: str = "cpu",
     numerics: str | None = None,
+    dtype: str = "float32",
 ) -> Codec:
     """A codec by name or configuration file, ready to code.
 
@@ -643,15 +660,17 @@ def load(
         device: a torch device with float64, as `cpu` or `cuda:0`.
         numerics: mode in which the prior computes: `exact`, `guarded64` or `native`; `exact` by default where the prior
             has an exact form, `guarded64` otherwise.
+        dtype: of the transforms' weights and arithmetic: `float32`, `float16` or `bfloat16`. A stream decodes with any,
+            to pictures that differ a little.
 
     Raises:
         UnknownNameError, ConfigError, WeightsError: what was asked for does not exist or does not fit.
     """
     config = load_config(source, quality=quality, parts=parts, overrides=overrides, weights=weights)
-    return from_config(config, device, numerics)
+    return from_config(config, device, numerics, dtype)
 
 
-def from_config(config: CodecConfig, device: str = "cpu", numerics: str | None = None) -> Codec:
+def from_config(config: CodecConfig, device: str = "cpu", numerics: str | None = None, dtype: str = "float32") -> Codec:
     """A codec from a resolved configuration, ready to code. Arguments as for `load`."""
     pipeline = build_hollow(config)
     if not config.weights and any(module.state_dict() for module in pipeline.modules.values()):
@@ -661,7 +680,7 @@ def from_config(config: CodecConfig, device: str = "cpu", numerics: str | None =
     except WeightsError as error:
         raise config.without_weights(error) from error
     try:
-        return Codec(config, pipeline, device, numerics)
+        return Codec(config, pipeline, device, numerics, dtype)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device {device!r} cannot run codec {config.name!r}: {error}") from error
 

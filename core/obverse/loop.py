@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from obverse.coding_clock import coding
 from obverse.interfaces import Block, Blocks, Coded, Latents, Quantizer, SymbolDecoder, SymbolEncoder
 
 Source = Callable[[Block], Tensor]
@@ -104,7 +105,8 @@ class Encoding:
     def __call__(self, block: Block) -> Tensor:
         symbols = self.source(block)
         for i, (start, stop) in enumerate(self._streams.spans(len(symbols))):
-            self.encoders[i].put(symbols[start:stop], block.distribution.rows(start, stop))
+            with coding():
+                self.encoders[i].put(symbols[start:stop], block.distribution.rows(start, stop))
             self._streams.note(i, symbols[start:stop])
         return symbols
 
@@ -120,7 +122,8 @@ class Decoding:
     def __call__(self, block: Block) -> Tensor:
         parts = []
         for i, (start, stop) in enumerate(self._streams.spans(block.distribution.shape[0])):
-            parts.append(self.decoders[i].take(block.distribution.rows(start, stop)))
+            with coding():
+                parts.append(self.decoders[i].take(block.distribution.rows(start, stop)))
             self._streams.note(i, parts[-1])
         return torch.cat(parts)
 

@@ -47,7 +47,9 @@ def side_by_side(original: np.ndarray, decoded: Image.Image, caption: str) -> Im
     """An original [H, W, 3] uint8 and its decoded version, with a caption below."""
     size = max(14, min(40, decoded.width // 28))
     pictures = [("original", Image.fromarray(original)), (caption, decoded)]
-    return _captioned(pictures, decoded.size, ImageFont.load_default(size), size)
+    font = ImageFont.load_default(size)
+    column = _column([caption for caption, _ in pictures], decoded.width, font)
+    return _captioned(pictures, column, decoded.height, font, size)
 
 
 def labelled(rows: Sequence[SheetRow], size: tuple[int, int]) -> Image.Image:
@@ -59,12 +61,15 @@ def labelled(rows: Sequence[SheetRow], size: tuple[int, int]) -> Image.Image:
     """
     points = max(12, min(40, size[0] // 18))
     font = ImageFont.load_default(points)
-    width = max(size[0], *(len(row.pictures) * (size[0] + _GAP) - _GAP for row in rows))
+    captions = [caption for row in rows for caption, _ in row.pictures]
+    column = _column(captions, size[0], font)
+    width = max(column, *(len(row.pictures) * (column + _GAP) - _GAP for row in rows))
     parts = []
     for row in rows:
-        parts.append(_text(row.title, width, font, points, "white"))
+        if row.title:
+            parts.append(_text(row.title, width, font, points, "white"))
         if row.pictures:
-            parts.append(_captioned(row.pictures, size, font, points))
+            parts.append(_captioned(row.pictures, column, size[1], font, points))
         if row.reason:
             parts.append(_text(row.reason, width, font, points, _GREY))
     sheet = Image.new("RGB", (width, sum(part.height + _GAP for part in parts)), "white")
@@ -75,17 +80,21 @@ def labelled(rows: Sequence[SheetRow], size: tuple[int, int]) -> Image.Image:
     return sheet
 
 
+def _column(captions: Sequence[str], width: int, font: _Font) -> int:
+    """Width of a column of pictures with captions below, in pixels."""
+    return max([width, *(math.ceil(font.getlength(caption)) + _GAP for caption in captions)])
+
+
 def _captioned(
-    pictures: Sequence[tuple[str, Image.Image]], size: tuple[int, int], font: _Font, points: int
+    pictures: Sequence[tuple[str, Image.Image]], column: int, height: int, font: _Font, points: int
 ) -> Image.Image:
-    """Pictures of one size beside each other, captions below; columns are as wide as the longest caption."""
-    column = max(size[0], *(math.ceil(font.getlength(caption)) + _GAP for caption, _ in pictures))
-    sheet = Image.new("RGB", (len(pictures) * (column + _GAP) - _GAP, size[1] + 2 * points), "white")
+    """Pictures of one height beside each other, captions below; sizes in pixels."""
+    sheet = Image.new("RGB", (len(pictures) * (column + _GAP) - _GAP, height + 2 * points), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (caption, picture) in enumerate(pictures):
         left = i * (column + _GAP)
         sheet.paste(picture, (left, 0))
-        draw.text((left + 2, size[1] + points // 3), caption, fill="black", font=font)
+        draw.text((left + 2, height + points // 3), caption, fill="black", font=font)
     return sheet
 
 

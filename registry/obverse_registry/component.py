@@ -23,6 +23,7 @@ KINDS = (
     "codec",
     "task",
     "metric",
+    "anchor",
     "dataset",
     "checkpoint",
     "command",

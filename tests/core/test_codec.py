@@ -430,3 +430,15 @@ class TestClasses:
     def test_a_class_among_the_chunks(self, codec: Codec) -> None:
         with pytest.raises(UnsupportedInputError, match="streams tell their class themselves"):
             codec.compress(picture(), chunks={"class": b"\x01"})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["pocket-vq", "pocket-hyper"])
+def test_transforms_run_in_half_precision(name: str, dtype: str) -> None:
+    pixels = picture(128, 96)
+    half, full = obverse.load(name, dtype=dtype), obverse.load(name)
+    data = half.compress(pixels)
+    ours, theirs = (np.asarray(codec.decompress(data)).astype(int) for codec in (half, full))
+    assert np.abs(ours - theirs).mean() < 1
+    with pytest.raises(ConfigError, match=r"no dtype 'bfloat15'.*did you mean 'bfloat16'"):
+        obverse.load(name, dtype="bfloat15")

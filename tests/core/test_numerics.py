@@ -331,5 +331,5 @@ def test_streams_of_other_rules_are_refused(codecs: dict[tuple[str, str], Codec]
     stream = container.unpack(codec.compress(PICTURE))
     older = replace(stream.header, specification=1)
     data = container.pack(older, stream.payload, stream.symbol_check)
-    with pytest.raises(WrongNumericsError, match="version 1 of the rules .* follows version 2"):
+    with pytest.raises(WrongNumericsError, match=r"version 1 of the rules .* follows version 2"):
         codec.decompress(data)

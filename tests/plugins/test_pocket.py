@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from PIL import Image
 from torch import nn
 
 import obverse
+from obverse import container
 from obverse.codec import Codec
 from obverse.distributions import FactorizedTable
 from obverse.errors import WeightsError
+from obverse.hyperprior import gaussian_likelihood
+from obverse.images import read_image
 from obverse.interfaces import Encoder, Layout, Prior, Quantizer
 from obverse.testing import EncoderContract, PriorContract, QuantizerContract, check_roundtrip
 from obverse_pocket.autoencoders import ConvAutoencoder, HyperAutoencoder
@@ -148,3 +152,21 @@ def test_training_from_weights_that_are_missing_is_refused(tmp_path: Path) -> No
     encoder = {"widths": [8, 8, 8], "encoder_blocks": [0, 0, 0], "decoder_blocks": [0, 0, 0], "latent_channels": 4}
     with pytest.raises(WeightsError, match=r"nowhere\.safetensors' cannot be read"):
         VectorQuantizedTask(encoder=encoder, codebook=16, start=str(tmp_path / "nowhere.safetensors"))
+
+
+@pytest.mark.parametrize("quality", [1, 4, 8])
+def test_payloads_are_as_long_as_the_likelihoods_say(quality: int) -> None:
+    """At most 0.3 % and 16 bytes longer, with the scales as the network gives them, not those of the tables.
+
+    They may be shorter: likelihoods end at 1e-9, and unexpected values cost less than that here.
+    """
+    codec = obverse.load("pocket-hyper")
+    pixels = read_image(Path(__file__).parents[2] / "examples" / "images" / "brushes.jpg").pixels[:256, :320].copy()
+    prior = codec.pipeline.prior
+    with patch.object(prior, "gaussian", side_effect=prior.gaussian) as scales:
+        stream = container.unpack(codec.compress(pixels, quality=quality))
+    coded, _ = codec._decode(stream)
+    y = next(part.symbols for part in coded if part.name == "y").double()
+    likelihoods = gaussian_likelihood(y, scales.call_args.args[0].clamp(min=0.11))
+    expected = codec.rate(pixels, quality=quality).bits_by_array["z"] - likelihoods.log2().sum().item()
+    assert 0.97 * expected <= 8 * len(stream.payload) <= 1.003 * expected + 128

@@ -23,6 +23,7 @@ def test_kinds_are_the_documented_ones() -> None:
         "codec",
         "task",
         "metric",
+        "anchor",
         "dataset",
         "checkpoint",
         "command",

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from obverse.__about__ import __version__
-from obverse.cli import code, convert, experiment, imports, make, preview, selftest, show, train
+from obverse.cli import (
+    bd,
+    code,
+    convert,
+    evaluate,
+    experiment,
+    imports,
+    make,
+    plot,
+    preview,
+    report,
+    selftest,
+    show,
+    train,
+)
 from obverse.cli.exit import MEANINGS
 
 app = typer.Typer(
@@ -43,6 +57,11 @@ app.command("preview")(preview.preview)
 app.command("generate")(make.generate)
 app.command("reconstruct")(make.reconstruct)
 app.command("experiment")(experiment.experiment)
+app.command("eval")(evaluate.evaluate)
+app.command("plot")(plot.plot)
+app.command("bd-rate")(bd.bd_rate)
+app.command("analyse")(plot.analyse)
+app.command("report")(report.report)
 app.command("info")(show.info)
 app.command("list")(show.list_components)
 app.command("plugins")(show.plugins)

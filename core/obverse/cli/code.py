@@ -15,9 +15,11 @@ import typer
 from obverse.cli import options
 from obverse.cli.exit import ExitCode, UsageError
 from obverse.cli.jobs import Job, named_output, plan, run_all
+from obverse.cli.manifest import Manifest
 from obverse.cli.streams import binary_output, read_input, write_output
 from obverse.config import CodecConfig
 from obverse.errors import ConfigError, PluginError, UnknownNameError, WeightsError
+from obverse.group import own_device
 from obverse.numerics import NATIVE, check_mode
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ def compress(
     force: options.ForceOption = False,
     resume: options.ResumeOption = False,
     jobs: options.JobsOption = 1,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Also write what became of each input, as JSON lines.")
+    ] = None,
     metadata: Annotated[
         bool, typer.Option("--metadata", help="Keep ICC profile and EXIF, and the codec's name.")
     ] = False,
@@ -82,7 +87,10 @@ def compress(
     print_config: options.PrintConfigOption = False,
     json: options.JsonOption = False,
 ) -> ExitCode:
-    """Write images as .obv files."""
+    """Write images as .obv files.
+
+    For several processes, also on several machines: accelerate launch -m obverse compress FOLDER -d FOLDER --resume
+    """
     from obverse.images import IMAGE_SUFFIXES
 
     paths, overrides = options.split_overrides(words or [])
@@ -107,10 +115,14 @@ def compress(
     folders = all(Path(file).is_dir() for file in weights or ())
     if not folders and chosen.qualities and quality is None and (target_bpp or max_bytes):
         raise UsageError(f"--weights are of one quality of codec {chosen.name!r}: name it with --quality")
+    if manifest is not None and estimate:
+        raise UsageError("--manifest tells of files that are written: none are where only the size is estimated")
     work = Compress(
-        chosen, device, quality, label, metadata, estimate, numerics, verify, rd_lambda, target_bpp, max_bytes
-    )
-    return run_all(work, planned, jobs, resume, _describe_compressed, json)
+        chosen, own_device(device), quality, label, metadata, estimate, numerics, verify, rd_lambda, target_bpp,
+        max_bytes,
+    )  # fmt: skip
+    report = None if manifest is None else Manifest(manifest, chosen.name, force)
+    return run_all(work, planned, jobs, resume, _describe_compressed, json, report)
 
 
 def decompress(
@@ -146,7 +158,7 @@ def decompress(
         options.picture_path(output)
     _origins.clear()
     planned = plan(paths, frozenset({STREAM_SUFFIX}), suffix, output, directory, force)
-    return run_all(Decompress(chosen, device, suffix), planned, jobs, resume, _describe_decompressed, json)
+    return run_all(Decompress(chosen, own_device(device), suffix), planned, jobs, resume, _describe_decompressed, json)
 
 
 @dataclass(frozen=True)

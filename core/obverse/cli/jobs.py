@@ -6,13 +6,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from obverse.cli.exit import DEBUG, ExitCode, UsageError, exit_code
 from obverse.errors import UnsupportedInputError
 from obverse.files import check_output, make_folder
+from obverse.group import joined
+
+if TYPE_CHECKING:
+    from obverse.cli.manifest import Manifest
 
 R = TypeVar("R")
 
@@ -191,6 +195,16 @@ def attempt(work: Work, job: Job) -> Outcome:
         return Outcome(job, None, code, message, "".join(traceback.format_exception(error)))
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What became of the jobs of a process: results in full where they are wanted in the end, and how many."""
+
+    results: list[dict[str, Any]]
+    done: int
+    failures: list[Outcome]
+    skipped: list[str]
+
+
 def run_all(
     work: Work,
     jobs: Sequence[Job],
@@ -198,36 +212,69 @@ def run_all(
     resume: bool,
     describe: Callable[[dict[str, Any]], str],
     json: bool,
+    manifest: Manifest | None = None,
 ) -> ExitCode:
-    """Do jobs with progress on a terminal, print results and a summary, and return the exit code."""
+    """Do jobs with progress on a terminal, print results and a summary, and return the exit code.
+
+    Processes that were launched together share the jobs; the first of them sums up.
+    """
+    with joined() as group:
+        if manifest is not None:
+            manifest.start(group, resume)
+        sources = set(group.share([job.source for job in jobs]))
+        own = [job for job in jobs if job.source in sources]
+        out = sys.stderr if any(job.target == "-" for job in jobs) else sys.stdout
+        tally = _run_own(work, own, processes, resume, describe, None if json else out, manifest)
+        tallies = group.gather([replace(tally, results=tally.results if json else [])])
+        if not group.first:
+            return ExitCode.DONE
+        if manifest is not None:
+            manifest.merge(jobs)
+        results = [result for tally in tallies for result in tally.results]
+        failures = [failure for tally in tallies for failure in tally.failures]
+        skipped = [source for tally in tallies for source in tally.skipped]
+        if json:
+            import json as encoder
+
+            errors = [{"input": f.job.source, "error": f.message, "code": int(f.code)} for f in failures]
+            print(encoder.dumps({"results": results, "failed": errors, "skipped": skipped}, indent=2), file=out)
+        if len(jobs) > 1 or skipped:
+            done = sum(tally.done for tally in tallies)
+            print(f"{done} done, {len(skipped)} skipped, {len(failures)} failed", file=sys.stderr)
+        return summary_code(failures, len(jobs))
+
+
+def _run_own(
+    work: Work,
+    jobs: Sequence[Job],
+    processes: int,
+    resume: bool,
+    describe: Callable[[dict[str, Any]], str],
+    out: TextIO | None,
+    manifest: Manifest | None,
+) -> Tally:
+    """Do the jobs of this process; lines about them go to `out`."""
     from obverse.cli.processes import perform
 
-    skipped: list[Job] = []
+    tally = Tally([], 0, [], [])
     left: list[Job] = []
     for job in jobs:
-        done = resume and job.target != "-" and os.path.exists(job.target)
-        (skipped if done else left).append(job)
-    out = sys.stderr if any(job.target == "-" for job in jobs) else sys.stdout
-    failures: list[Outcome] = []
-    results: list[dict[str, Any]] = []
+        if resume and job.target != "-" and os.path.exists(job.target):
+            tally.skipped.append(job.source)
+        else:
+            left.append(job)
     for outcome in tracked(perform(work, left, processes), len(left)):
+        if manifest is not None:
+            manifest.note(outcome)
         if outcome.result is None:
-            failures.append(outcome)
+            tally.failures.append(outcome)
             outcome.complain()
         else:
-            results.append(outcome.result)
-            if not json:
+            tally.results.append(outcome.result)
+            if out is not None:
                 # A progress bar takes the place of sys.stdout, which is right on a terminal only.
-                print(describe(outcome.result), file=sys.stdout if out and out.isatty() else out)
-    if json:
-        import json as encoder
-
-        errors = [{"input": f.job.source, "error": f.message, "code": int(f.code)} for f in failures]
-        report = {"results": results, "failed": errors, "skipped": [job.source for job in skipped]}
-        print(encoder.dumps(report, indent=2), file=out)
-    if len(jobs) > 1 or skipped:
-        print(f"{len(results)} done, {len(skipped)} skipped, {len(failures)} failed", file=sys.stderr)
-    return summary_code(failures, len(jobs))
+                print(describe(outcome.result), file=sys.stdout if out.isatty() else out)
+    return replace(tally, done=len(tally.results))
 
 
 def summary_code(failures: Sequence[Outcome], total: int) -> ExitCode:

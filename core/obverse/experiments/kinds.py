@@ -10,8 +10,12 @@ from obverse.config import nearest
 from obverse.errors import ConfigError
 from obverse.experiments.generation import Generation
 from obverse.experiments.recipe import Experiment, read_recipe
+from obverse.experiments.study import Study
 
-KINDS: Mapping[str, Callable[[Mapping[str, Any], Path], Experiment]] = {"generation": Generation.parse}
+KINDS: Mapping[str, Callable[[Mapping[str, Any], Path], Experiment]] = {
+    "generation": Generation.parse,
+    "study": Study.parse,
+}
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:

@@ -1,8 +1,10 @@
-"""LPIPS v0.1 with an AlexNet trunk (arXiv:1801.03924), from a safetensors file of weights."""
+"""LPIPS v0.1 (arXiv:1801.03924) with its three trunks, from a safetensors file of weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +18,32 @@ _SCALE = (0.458, 0.448, 0.450)
 class LPIPS(nn.Module):
     """Perceptual distance; lower is better, 0 for equal images.
 
-    Keys are those of torchvision's AlexNet (`features.N.weight`) and the official heads (`linN.weight`).
+    Keys are those of torchvision's trunks (`features.N.weight`) and of the official heads (`linN.weight`).
+
+    Attributes:
+        smallest: shortest side in pixels that each trunk takes.
+
+    Args:
+        trunk: `alex`, `vgg` or `squeeze`.
     """
 
+    smallest: ClassVar[Mapping[str, int]] = {"alex": 31, "vgg": 16, "squeeze": 17}
     shift: Tensor
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, trunk: str = "alex") -> None:
         super().__init__()
-        relu = nn.ReLU
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 11, stride=4, padding=2), relu(), nn.MaxPool2d(3, 2),
-            nn.Conv2d(64, 192, 5, padding=2), relu(), nn.MaxPool2d(3, 2),
-            nn.Conv2d(192, 384, 3, padding=1), relu(),
-            nn.Conv2d(384, 256, 3, padding=1), relu(),
-            nn.Conv2d(256, 256, 3, padding=1), relu(),
-        )  # fmt: skip
-        for index, width in enumerate((64, 192, 384, 256, 256)):
+        self.features, self._taps, widths = _TRUNKS[trunk]()
+        for index, width in enumerate(widths):
             setattr(self, f"lin{index}", nn.Conv2d(width, 1, 1, bias=False))
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
         self.requires_grad_(False)
 
     @classmethod
-    def load(cls, path: str | Path) -> LPIPS:
+    def load(cls, path: str | Path, trunk: str = "alex") -> LPIPS:
         """Read weights, strictly."""
-        model = cls()
+        model = cls(trunk)
         model.load_state_dict(load_file(path), strict=True)
         return model.eval()
 
@@ -49,15 +51,73 @@ class LPIPS(nn.Module):
         """Distances [B] of two batches [B, 3, H, W] in [0, 1]."""
         total = torch.zeros(len(a), device=a.device)
         x, y = ((image * 2 - 1 - self.shift) / self.scale for image in (a, b))
-        taps = 0
-        for layer in self.features:
+        heads = iter(range(len(self._taps)))
+        for index, layer in enumerate(self.features):
             x, y = layer(x), layer(y)
-            if isinstance(layer, nn.ReLU):
+            if index in self._taps:
                 difference = (_unit(x) - _unit(y)).square()
-                head = getattr(self, f"lin{taps}").weight
+                head = getattr(self, f"lin{next(heads)}").weight
                 total = total + F.conv2d(difference, head).mean(dim=(1, 2, 3)).float()
-                taps += 1
         return total
+
+
+class Fire(nn.Module):
+    """SqueezeNet's block: few channels, then many (arXiv:1602.07360, Figure 2)."""
+
+    def __init__(self, channels: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 2 * expanded, H, W]."""
+        x = self.squeeze(x).relu()
+        return torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1).relu()
+
+
+Trunk = tuple[nn.Sequential, tuple[int, ...], Sequence[int]]
+"""Layers, the indices of those whose results are compared, and the widths of these results."""
+
+
+def _alex() -> Trunk:
+    relu = nn.ReLU
+    features = nn.Sequential(
+        nn.Conv2d(3, 64, 11, stride=4, padding=2), relu(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2), relu(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1), relu(),
+        nn.Conv2d(384, 256, 3, padding=1), relu(),
+        nn.Conv2d(256, 256, 3, padding=1), relu(),
+    )  # fmt: skip
+    return features, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256)
+
+
+def _vgg() -> Trunk:
+    layers: list[nn.Module] = []
+    channels, widths = 3, (64, 128, 256, 512, 512)
+    for stage, (width, count) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True)):
+        if stage:
+            layers.append(nn.MaxPool2d(2))
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+    return nn.Sequential(*layers), (3, 8, 15, 22, 29), widths
+
+
+def _squeeze() -> Trunk:
+    def pool() -> nn.Module:
+        return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+    features = nn.Sequential(
+        nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool(),
+        Fire(64, 16, 64), Fire(128, 16, 64), pool(),
+        Fire(128, 32, 128), Fire(256, 32, 128), pool(),
+        Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
+    )  # fmt: skip
+    return features, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512)
+
+
+_TRUNKS = {"alex": _alex, "vgg": _vgg, "squeeze": _squeeze}
 
 
 def _unit(x: Tensor) -> Tensor:
