@@ -66,7 +66,7 @@ def test_exact_numbers_are_near_those_of_the_float_model(name: str) -> None:
         strict=True,
     ):
         for key, values in ours.context.items():
-            torch.testing.assert_close(values, theirs.context[key].double(), rtol=0, atol=5e-3 * float(values.std()))
+            torch.testing.assert_close(values, theirs.context[key].double(), rtol=0, atol=2e-2 * float(values.std()))
 
 
 @pytest.mark.parametrize("name", SEQUENCES)

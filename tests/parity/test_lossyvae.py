@@ -323,17 +323,16 @@ class TestOfficial:
                     close(model.clamped(coded, condition), model.io[f"{prefix}{name}"])
 
     def test_estimated_rate(self, golden: Golden) -> None:
-        """In exact arithmetic, with our tables of scales, streams are as long as the official estimate.
+        """In exact arithmetic, with our tables of scales, streams are as long as the official estimate, or shorter.
 
-        Symbols beyond six scales, which random weights have, count at most 30 bits there and are escapes here.
+        Symbols far from their means, which random weights have, count up to 30 bits there and are escapes here.
         """
         model = Model(golden, EXACT)
         for prefix, condition in model.cases():
-            encoder, source, far = IdealEncoder(), model.quantized(condition), 0
-            for part in model.coded(condition, Counted(source, encoder)):
-                far += int((part.symbols.abs() > 6 * part.context["scale"].clamp(min=SMALLEST_SCALE)).sum())
+            encoder = IdealEncoder()
+            model.coded(condition, Counted(model.quantized(condition), encoder))
             official = model.official_bits(prefix)
-            assert abs(encoder.bits - official) <= 0.003 * official + 8 * 16 + 16 * far
+            assert 0.7 * official <= encoder.bits <= 1.003 * official + 128
 
     def test_exact_symbols_are_near(self, golden: Golden) -> None:
         model = Model(golden, EXACT)

