@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from obverse.errors import UnsupportedInputError
-from obverse.evaluation.interfaces import Metric, SetMetric, Subject, Trip
+from obverse.evaluation.interfaces import Metric, SetMetric, Subject, TokenMetric, Trip
 from obverse_registry import Component, hookimpl, registry
 
 calls: list[tuple[str, ...]] = []
@@ -112,6 +113,27 @@ class ColourShift(SetMetric):
     ) -> float | None:
         means = [np.concatenate([row["mean"] for row in rows]).mean(0) for rows in (reference, decoded)]
         return float(np.abs(means[0] - means[1]).sum())
+
+
+class Tokens(Levels):
+    """A codec with a codebook: its levels are tokens."""
+
+    name = "tokens"
+
+    def trip(self, pixels: np.ndarray, quality: int) -> Trip:
+        trip = super().trip(pixels, quality)
+        counts = np.bincount((trip.pixels // (256 // quality)).reshape(-1), minlength=quality)
+        return replace(trip, token_counts={"tokens": counts})
+
+
+class TokenCount(TokenMetric):
+    """How many tokens a set has."""
+
+    name = "token-count"
+    direction = "lower"
+
+    def compute(self, counts: np.ndarray) -> float:
+        return float(counts.sum())
 
 
 def components() -> list[Component]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -60,11 +60,13 @@ class Rate:
         bits: sum of -log2 p over all symbols.
         bits_by_array: the same for each array of symbols.
         bpp: bits per pixel of the image.
+        symbols: the symbols of each array, [n] int64 in coding order.
     """
 
     bits: float
     bits_by_array: Mapping[str, float]
     bpp: float
+    symbols: Mapping[str, Tensor] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -354,9 +356,11 @@ class Codec:
         container.check_size(pixels.shape[1], pixels.shape[0])
         blocks, known = self._known([pixels], self.condition(quality, label), parallel=True)
         ledger = Ledger()
-        run(blocks, ledger.counting(known))
+        coded = run(blocks, ledger.counting(known))
         bits = sum(ledger.bits.values())
-        return Rate(bits, ledger.bits, bits / (pixels.shape[0] * pixels.shape[1]))
+        names = dict.fromkeys(part.name for part in coded)
+        symbols = {name: torch.cat([part.symbols.flatten() for part in coded if part.name == name]) for name in names}
+        return Rate(bits, ledger.bits, bits / (pixels.shape[0] * pixels.shape[1]), symbols)
 
     def reconstruct(self, image: Any, *, quality: int | None = None, label: int | None = None) -> Reconstruction:
         """Compress and decompress an image, through real bytes. Arguments as for `compress`."""

@@ -25,6 +25,8 @@ def obverse_components() -> list[Component]:
         _metric("is", "scores:InceptionScore", "Inception score, without reference", _INCEPTION_LICENCE),
         _metric("precision", "scores:Precision", "decoded pictures that lie among the originals", _INCEPTION_LICENCE),
         _metric("recall", "scores:Recall", "originals that lie among the decoded pictures", _INCEPTION_LICENCE),
+        _metric("codebook-usage", "tokens:CodebookUsage", "share of codes that occur in a set"),
+        _metric("codebook-perplexity", "tokens:CodebookPerplexity", "2 to the entropy of the codes of a set"),
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from obverse.errors import ConfigError
+from obverse.evaluation.interfaces import TokenMetric
 from obverse.pixels import as_pixels
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def count_tokens(tokens: np.ndarray, size: int) -> np.ndarray:
 
 
 def codebook_usage(counts: np.ndarray) -> float:
-    """Share of codes that occur at all, in percent; rises with the number of pictures.
+    """Share of codes that occur at all, 0 to 1; rises with the number of pictures.
 
     >>> codebook_usage(np.array([1, 0, 2, 0]))
-    50.0
+    0.5
     """
-    return float(100 * np.count_nonzero(counts) / len(counts))
+    return float(np.count_nonzero(counts) / len(counts))
 
 
 def perplexity(counts: np.ndarray) -> float | None:
@@ -60,6 +61,38 @@ def perplexity(counts: np.ndarray) -> float | None:
         return None
     p = counts[counts > 0] / total
     return float(2 ** -(p * np.log2(p)).sum())
+
+
+class _Counted(TokenMetric):
+    """Both metrics need nothing but the counts."""
+
+    direction = "higher"
+
+    @property
+    def version(self) -> str:
+        return "obverse 1"
+
+
+class CodebookUsage(_Counted):
+    """`codebook_usage` of a set of pictures."""
+
+    name = "codebook-usage"
+    range = (0, 1)
+
+    def compute(self, counts: np.ndarray) -> float:
+        """Of counts [K]."""
+        return codebook_usage(counts)
+
+
+class CodebookPerplexity(_Counted):
+    """`perplexity` of the tokens of a set of pictures."""
+
+    name = "codebook-perplexity"
+    range = (1, None)
+
+    def compute(self, counts: np.ndarray) -> float | None:
+        """Of counts [K]."""
+        return perplexity(counts)
 
 
 def picture_counts(codec: Codec, image: object, *, quality: int | None = None) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import obverse
 from obverse import container
 from obverse.errors import WeightsError
 from obverse.evaluation.learned import LearnedCodec, fixed_bits, symbol_counts
+from obverse.hub import HubFile
 from obverse.interfaces import Condition
 
 
@@ -36,6 +37,13 @@ def test_a_trip_is_that_of_the_codec(configs: dict[str, Path], name: str, qualit
     assert trip.payload_bytes == len(container.unpack(data).payload) < len(data)
     assert trip.estimated_bits == codec.rate(pixels, quality=quality).bits
     assert np.array_equal(trip.pixels, np.asarray(codec.decompress(data)))
+    if name == "llama":
+        assert trip.token_counts is not None
+        [counts] = trip.token_counts.values()
+        tokens = codec.pipeline.quantizer.symbols(codec.canvas.analyse([pixels], codec.condition(quality)))
+        assert counts.tolist() == np.bincount(tokens["tokens"].flatten().numpy(), minlength=13).tolist()
+    else:
+        assert trip.token_counts is None
     assert trip.coder_encoding_seconds is not None
     assert trip.coder_decoding_seconds is not None
     assert 0 < trip.coder_encoding_seconds < trip.encoding_seconds
@@ -111,7 +119,50 @@ def test_weights_that_are_missing(tmp_path: Path) -> None:
     ]
     for number in (1, 3):
         (tmp_path / f"toy-family-{number}.safetensors").unlink()
-    assert "toy-family-1.safetensors" in (LearnedCodec(source=path).missing() or "")
+    reason = LearnedCodec(source=path).missing() or ""
+    for told in ("toy-family-1.safetensors", "https://example.org/1", "the same for qualities 2, 3 "):
+        assert told in reason
+    assert "\n" not in reason
+
+
+def test_a_family_whose_checkpoints_name_no_weights(tmp_path: Path) -> None:
+    path = toys.toy_family_config(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    partly = "".join(line for line in text.splitlines(True) if "toy-family-2.safetensors" not in line)
+    path.write_text(partly, encoding="utf-8")
+    subject = LearnedCodec(source=path)
+    assert subject.missing() is None
+    able, reason = subject.available([1, 2])
+    assert able == [1]
+    assert reason == (
+        "codec 'toy-family' at quality 2 has no weights; name their files with --weights; "
+        "the official files: https://example.org/2"
+    )
+    assert subject.available([1, 3]) == ([1, 3], None)
+    with pytest.raises(WeightsError, match="at quality 2 has no weights"):
+        subject.fingerprint_of(2)
+    path.write_text("".join(line for line in text.splitlines(True) if ".safetensors" not in line), encoding="utf-8")
+    none = LearnedCodec(source=path)
+    assert none.available([1, 2])[0] == []
+    assert "at quality 1 has no weights" in (none.missing() or "")
+
+
+def test_only_weights_that_are_measured_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toys.toy_family_config(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("toy-family-2.safetensors", "hf://toys/family/2.safetensors@1a2b"), encoding="utf-8")
+    fetched: list[HubFile] = []
+    monkeypatch.setattr(
+        HubFile, "_download", lambda file: fetched.append(file) or tmp_path / "toy-family-2.safetensors"
+    )
+    subject = LearnedCodec(source=path)
+    assert subject.available(subject.qualities) == (subject.qualities, None)
+    assert subject.fingerprint_of(1)
+    assert subject.fingerprint
+    assert fetched == []
+    with pytest.raises(WeightsError):  # it was fetched, and is not in the hub's cache
+        subject.fingerprint_of(2)
+    assert len(fetched) == 1
 
 
 def test_description(configs: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import toy_evaluation
 from PIL import Image
-from toy_evaluation import Absent, Brightness, ColourShift, Levels, MeanError, calls
+from toy_evaluation import Absent, Brightness, ColourShift, Levels, MeanError, TokenCount, Tokens, calls
 
 from obverse.errors import OutputError, WeightsError
 from obverse.evaluation.dataset import find_images
@@ -166,12 +166,12 @@ def test_pictures_that_were_not_kept_are_made_later(runs: Runs) -> None:
 
 def test_several_processes_give_the_same_files(runs: Runs) -> None:
     """Their shares, one after the other; test_eval.py runs them at once."""
-    metrics = (MeanError(), ColourShift())
-    runs(metrics)
+    metrics, subjects = (MeanError(), ColourShift(), TokenCount()), (Tokens(),)
+    runs(metrics, subjects=subjects)
     files = {name: (runs.folder / name).read_text() for name in ("samples.jsonl", "set_metrics.json")}
     shutil.rmtree(runs.folder)
     calls.clear()
-    runners = [runs.runner(metrics, group=FakeGroup(rank, 3)) for rank in range(3)]
+    runners = [runs.runner(metrics, subjects=subjects, group=FakeGroup(rank, 3)) for rank in range(3)]
     for runner in runners[::-1]:
         list(runner.run())
         FakeGroup.gathered.append((list(runner._images.items()), runner.skipped))
@@ -204,6 +204,34 @@ def test_sets(runs: Runs) -> None:
         assert outcome.set_metrics["levels"][str(quality)]["colour-shift"] == ColourShift().compute(*features)
     runs((ColourShift(),), qualities=(2, 16), keep="none")
     assert calls == []
+
+
+def test_counts_of_tokens_are_summed_over_the_set(runs: Runs) -> None:
+    shutil.copy(runs.images / "01.png", runs.images / "copy.png")
+    subjects = (Tokens(), Levels())
+    runs(subjects=subjects, keep="all")
+    outcome = runs((MeanError(), TokenCount()), subjects=subjects, keep="all")
+    assert calls.count(("trip", "2")) == 10, "pictures that were kept do not tell the tokens"
+    assert ("mean-error",) not in calls
+    count = 6 * 24 * 24 * 3
+    assert outcome.set_metrics == {"tokens": {"2": {"token-count": count}, "16": {"token-count": count}}}
+    assert runs.json("set_metrics.json") == outcome.set_metrics
+    assert runs.json("run.json")["metrics"]["token-count"]["of"] == "set"
+    assert runs((TokenCount(),), subjects=subjects).set_metrics == outcome.set_metrics
+    assert calls == []
+
+
+class Partly(Levels):
+    """A codec without the weights of quality 2."""
+
+    def available(self, qualities: Sequence[int]) -> tuple[Sequence[int], str | None]:
+        return [quality for quality in qualities if quality != 2], "weights are missing"
+
+
+def test_qualities_that_cannot_run_are_told_once(runs: Runs) -> None:
+    outcome = runs(subjects=(Partly(),))
+    assert [(entry.what, entry.reason) for entry in outcome.skipped] == [("levels at quality 2", "weights are missing")]
+    assert {sample.quality for sample in outcome.samples} == {"16"}
 
 
 def test_what_is_left_out(runs: Runs) -> None:

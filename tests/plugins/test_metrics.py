@@ -18,7 +18,8 @@ from sample_pictures import picture
 
 import obverse
 from obverse.errors import ConfigError, WeightsError
-from obverse.evaluation.interfaces import Metric, SetMetric
+from obverse.evaluation.interfaces import AnyMetric, SetMetric
+from obverse.evaluation.learned import LearnedCodec
 from obverse.nn.lpips import LPIPS
 from obverse.selftest.seeded import fill
 from obverse_metrics.clip import CLIP
@@ -30,13 +31,20 @@ from obverse_metrics.lpips import LPIPSVGG, LPIPSAlex, LPIPSSqueeze
 from obverse_metrics.networks import NetworkOptions
 from obverse_metrics.niqe import NIQE, asymmetric_gaussian, block_features, halve, normalise, statistics
 from obverse_metrics.scores import InceptionScore, Precision, Recall, covered, inception_score
-from obverse_metrics.tokens import codebook_usage, count_tokens, perplexity, picture_counts
+from obverse_metrics.tokens import (
+    CodebookPerplexity,
+    CodebookUsage,
+    codebook_usage,
+    count_tokens,
+    perplexity,
+    picture_counts,
+)
 from obverse_metrics.weights import FOLDER
 from obverse_registry import registry
 
 SHARED = Path(os.environ.get(FOLDER, Path(__file__).parents[3] / "shared" / "weights"))
 METRICS = [c for c in registry().components("metric") if c.plugin == "metrics"]
-NEEDY = [c for c in METRICS if c.name not in ("psnr-rgb", "ms-ssim-rgb")]
+NEEDY = [c for c in METRICS if c.name not in ("psnr-rgb", "ms-ssim-rgb", "codebook-usage", "codebook-perplexity")]
 LPIPS_METRICS = {"alex": LPIPSAlex, "vgg": LPIPSVGG, "squeeze": LPIPSSqueeze}
 
 Features = Mapping[str, np.ndarray]
@@ -71,7 +79,7 @@ class TestRegistration:
     @pytest.mark.parametrize("component", METRICS, ids=lambda component: component.name)
     def test_every_metric_describes_itself(self, component: object) -> None:
         metric = component.load()()  # type: ignore[attr-defined]
-        assert isinstance(metric, Metric | SetMetric)
+        assert isinstance(metric, AnyMetric)
         assert metric.name == component.name  # type: ignore[attr-defined]
         assert metric.direction in ("higher", "lower")
         assert len(metric.range) == 2
@@ -82,6 +90,7 @@ class TestRegistration:
         assert {c.name for c in METRICS} == {
             *("psnr-rgb", "ms-ssim-rgb", "lpips-alex", "lpips-vgg", "lpips-squeeze", "niqe", "clip-iqa"),
             *("fid", "rfid", "sfid", "patch-fid", "is", "precision", "recall"),
+            *("codebook-usage", "codebook-perplexity"),
         }
 
     def test_every_metric_is_documented(self) -> None:
@@ -515,8 +524,8 @@ class TestScores:
 class TestTokens:
     def test_usage_and_perplexity(self) -> None:
         counts = count_tokens(np.array([[0, 0, 0, 0, 1, 1, 2, 3]]), 16)
-        assert codebook_usage(counts) == 25
-        assert perplexity(counts) == pytest.approx(2**1.75)
+        assert codebook_usage(counts) == CodebookUsage().compute(counts) == 0.25
+        assert perplexity(counts) == CodebookPerplexity().compute(counts) == pytest.approx(2**1.75)
         assert perplexity(np.zeros(4, np.int64)) is None
 
     def test_tokens_of_another_codebook(self) -> None:
@@ -531,6 +540,9 @@ class TestTokens:
         assert found.shape == (size,)
         layout = codec.canvas.layout(1, 64, 96)
         assert found.sum() == layout.height * layout.width
+        coded = LearnedCodec(source="pocket-vq").trip(natural(64, 96), 1).token_counts
+        assert coded is not None
+        assert [array.tolist() for array in coded.values()] == [found.tolist()]
 
     def test_a_codec_without_a_codebook(self) -> None:
         with pytest.raises(ConfigError, match="codec 'pocket-hyper' has no codebook"):

@@ -28,6 +28,7 @@ class Trip:
         payload_bytes: entropy-coded symbols alone; None where a codec does not tell.
         estimated_bits: -sum of log2 p under the codec's own model; None for codecs without one.
         fixed_bits: what the same symbols take in fixed-length codes; None for unbounded integers and classical codecs.
+        token_counts: how often each code occurs among the symbols, [K] int64 for each array of them; None as above.
         encoding_seconds, decoding_seconds: wall clock, networks loaded, device synchronised.
         coder_encoding_seconds, coder_decoding_seconds: the parts that are spent on integers and bytes; None as above.
     """
@@ -37,6 +38,7 @@ class Trip:
     payload_bytes: int | None = None
     estimated_bits: float | None = None
     fixed_bits: float | None = None
+    token_counts: Mapping[str, np.ndarray] | None = None
     encoding_seconds: float = 0.0
     decoding_seconds: float = 0.0
     coder_encoding_seconds: float | None = None
@@ -85,6 +87,11 @@ class Subject(ABC):
         """Why it cannot run here, in one line, or None. Nothing heavy is loaded to tell."""
         return None
 
+    def available(self, qualities: Sequence[Any]) -> tuple[Sequence[Any], str | None]:
+        """Those of some qualities that can run here, and why the others cannot, in one line, or None."""
+        reason = self.missing()
+        return (qualities, None) if reason is None else ((), reason)
+
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
         """For the result file: versions, command line, chroma format, bit depth, colour conversion, weights, licence.
@@ -101,9 +108,11 @@ class Subject(ABC):
         """
 
 
-class Metric(ABC):
-    """A number of one image. Registered as component kind `metric` under its name; made without arguments or with
-    those of the command line (`--metric-option NAME.KEY=VALUE`).
+class AnyMetric(ABC):
+    """What all metrics tell of themselves; each is a `Metric`, a `SetMetric` or a `TokenMetric`.
+
+    Registered as component kind `metric` under its name; made without arguments or with those of the command line
+    (`--metric-option NAME.KEY=VALUE`).
 
     Attributes:
         name: key in results, as `psnr-rgb` or `lpips-alex`.
@@ -128,32 +137,21 @@ class Metric(ABC):
         """Implementation and its version, as `pytorch-msssim 1.0.0`."""
         return ""
 
+
+class Metric(AnyMetric):
+    """A number of one image."""
+
     @abstractmethod
     def measure(self, reference: np.ndarray, decoded: np.ndarray) -> float | None:
         """Of two images [H, W, 3] uint8 of one size; None where it is not defined (infinite, too small)."""
 
 
-class SetMetric(ABC):
-    """A number of a whole set of images, as FID. Attributes and `missing` as for `Metric`.
+class SetMetric(AnyMetric):
+    """A number of a whole set of images, as FID.
 
     It is fed image by image and gives features that can be stored and merged: so processes share the work, and an
     interrupted run goes on.
     """
-
-    name: ClassVar[str]
-    direction: ClassVar[Direction]
-    range: ClassVar[tuple[float | None, float | None]] = (None, None)
-    colour_space: ClassVar[str] = "RGB"
-    needs_reference: ClassVar[bool] = True
-
-    def missing(self) -> str | None:
-        """As for `Metric`."""
-        return None
-
-    @property
-    def version(self) -> str:
-        """As for `Metric`."""
-        return ""
 
     @abstractmethod
     def features(self, pixels: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -164,6 +162,17 @@ class SetMetric(ABC):
         self, reference: Sequence[Mapping[str, np.ndarray]], decoded: Sequence[Mapping[str, np.ndarray]]
     ) -> float | None:
         """The number of a set, from the features of all images, in the order of the images."""
+
+
+class TokenMetric(AnyMetric):
+    """A number of the tokens of a whole set of images, for codecs that have a codebook."""
+
+    colour_space = "tokens"
+    needs_reference = False
+
+    @abstractmethod
+    def compute(self, counts: np.ndarray) -> float | None:
+        """The number of a set, from how often each code occurs in it, [K] int64."""
 
 
 @dataclass(frozen=True)

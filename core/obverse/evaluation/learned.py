@@ -19,6 +19,8 @@ from obverse.numerics import EXACT, GUARDED64, NATIVE, check_mode
 from obverse.shards import files_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from obverse.canvas import Canvas
     from obverse.codec import Codec
     from obverse.interfaces import Condition
@@ -68,11 +70,11 @@ class LearnedCodec(Subject):
 
     @property
     def fingerprint(self) -> str:
-        """Over those of all qualities whose weights are here."""
+        """Over those of all qualities whose weights are here; the others are not fetched."""
         digest = hashlib.sha256()
         for quality in self.qualities:
             try:
-                digest.update(self.fingerprint_of(quality).encode())
+                digest.update(self._fingerprint(self._config(quality)).encode())
             except WeightsError:
                 digest.update(b"absent")
         return digest.hexdigest()[:16]
@@ -85,6 +87,12 @@ class LearnedCodec(Subject):
         """
         config = self._config(quality)
         config.fetch()
+        return self._fingerprint(config)
+
+    def _fingerprint(self, config: CodecConfig) -> str:
+        """As `fingerprint_of`, of weights that are here."""
+        if not config.weights and self._weighted:
+            raise config.without_weights()
         told = [config.fingerprint().hex(), str(config.parts["coder"]), self.numerics, __version__]
         told.append(self.device.partition(":")[0])
         if self.numerics == NATIVE:
@@ -101,19 +109,45 @@ class LearnedCodec(Subject):
 
     def missing(self) -> str | None:
         """None where the weights of any quality are here, or can be looked for on the hub."""
-        if not self.config.weights:
-            needed = any(module.state_dict() for module in self._hollow.modules.values())
-            return str(self.config.without_weights()) if needed and not self.config.qualities else None
-        reason = None
-        for quality in self.qualities:
-            try:
-                for file in self._config(quality).weights:
-                    if isinstance(file, Path):
-                        files_of(file)[0].stat()
-                return None
-            except (WeightsError, OSError) as error:
-                reason = reason or str(self._config(quality).without_weights(WeightsError(str(error))))
-        return reason
+        able, reason = self.available(self.qualities)
+        return None if able else reason
+
+    def available(self, qualities: Sequence[int]) -> tuple[Sequence[int], str | None]:
+        """As for every subject; weights that can be looked for on the hub count as here."""
+        absent = {quality: reason for quality in qualities if (reason := self._absent(quality)) is not None}
+        if not absent:
+            return qualities, None
+        reason, *others = absent.values()
+        if self.config.qualities and others:
+            reason += (
+                f"; the same for qualities {', '.join(map(str, list(absent)[1:]))} "
+                "(obverse list --codecs --json tells where the file of each is found)"
+            )
+        return [quality for quality in qualities if quality not in absent], reason
+
+    @cached_property
+    def _weighted(self) -> bool:
+        """Whether the parts have weights at all."""
+        return any(module.state_dict() for module in self._hollow.modules.values())
+
+    def _absent(self, quality: int) -> str | None:
+        """Why the weights of a quality are neither here nor on the hub, and where they are found; or None."""
+        try:
+            config = self._config(quality)
+        except WeightsError as error:  # in a package that is not installed
+            return str(error)
+        if not config.weights:
+            return str(config.without_weights()) if self._weighted else None
+        try:
+            for path in config.weights:
+                if isinstance(path, Path):
+                    for file in files_of(path):
+                        file.stat()
+        except OSError as error:
+            return str(config.without_weights(WeightsError(f"weights {error.filename!r}: {error.strerror}")))
+        except WeightsError as error:
+            return str(config.without_weights(error))
+        return None
 
     def describe(self) -> Mapping[str, Any]:
         """Configuration, weights and sizes."""
@@ -151,12 +185,14 @@ class LearnedCodec(Subject):
         with coding_clock() as decoding:
             decoded = np.asarray(codec.decompress(data))
         decompressed = time.perf_counter()
+        rate = codec.rate(pixels, quality=quality)
         return Trip(
             pixels=decoded,
             file_bytes=len(data),
             payload_bytes=len(container.unpack(data).payload),
-            estimated_bits=codec.rate(pixels, quality=quality).bits,
+            estimated_bits=rate.bits,
             fixed_bits=fixed_bits(codec.pipeline, codec.canvas, codec.condition(quality), *pixels.shape[:2]),
+            token_counts=token_counts(rate.symbols, codec.pipeline.quantizer.alphabets),
             encoding_seconds=compressed - start,
             decoding_seconds=decompressed - compressed,
             coder_encoding_seconds=encoding.seconds,
@@ -227,6 +263,17 @@ def fixed_bits(pipeline: Pipeline, canvas: Canvas, condition: Condition, height:
         return None
     sizes = pipeline.quantizer.alphabets
     return float(sum(count * ((sizes[name] or 1) - 1).bit_length() for name, count in counts.items()))
+
+
+def token_counts(symbols: Mapping[str, Tensor], alphabets: Mapping[str, int | None]) -> dict[str, np.ndarray] | None:
+    """How often each code occurs, [K] int64 by array; None where an alphabet is unbounded, or unknown."""
+    sizes = [alphabets.get(name) for name in symbols]
+    if None in sizes:
+        return None
+    return {
+        name: np.bincount(tokens.cpu().numpy(), minlength=size or 0)
+        for (name, tokens), size in zip(symbols.items(), sizes, strict=True)
+    }
 
 
 def _licence(name: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from obverse.config import nearest
 from obverse.errors import ConfigError, PluginError, UnknownNameError
 from obverse.evaluation.command import is_command_file, load_command
-from obverse.evaluation.interfaces import Metric, SetMetric, Subject
+from obverse.evaluation.interfaces import AnyMetric, Metric, SetMetric, Subject, TokenMetric
 from obverse_registry import RegistryError, registry
 
 _FILE_NAME = re.compile(r"[\w.+-]+")
@@ -51,7 +51,7 @@ def subject(source: str, *, weights: Sequence[str] = (), device: str = "cpu", nu
     return made  # type: ignore[no-any-return]
 
 
-def metric(name: str, options: Mapping[str, Any] | None = None) -> Metric | SetMetric:
+def metric(name: str, options: Mapping[str, Any] | None = None) -> AnyMetric:
     """A metric by name.
 
     Args:
@@ -66,7 +66,7 @@ def metric(name: str, options: Mapping[str, Any] | None = None) -> Metric | SetM
     metrics = {component.name: component for component in registry().components("metric")}
     if name not in metrics:
         raise UnknownNameError(f"no metric {name!r}; {nearest(name, metrics)}(metrics: {', '.join(metrics) or 'none'})")
-    made: Metric | SetMetric = _made(metrics[name], dict(options or {}), (Metric, SetMetric))
+    made: AnyMetric = _made(metrics[name], dict(options or {}), (Metric, SetMetric, TokenMetric))
     reason = made.missing()
     if reason is not None:
         raise PluginError(f"metric {name!r} cannot run here: {reason}")

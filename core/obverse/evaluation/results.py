@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from obverse.__about__ import __version__
-from obverse.evaluation.interfaces import Sample, SetMetric, Subject
+from obverse.evaluation.interfaces import Metric, Sample, Subject
 from obverse.evaluation.runner import Outcome, Runner
 from obverse.files import write_beside
 
@@ -103,7 +103,9 @@ def codec_results(name: str, samples: Sequence[Sample], run: Mapping[str, Any]) 
 def describe_run(runner: Runner, outcome: Outcome) -> dict[str, Any]:
     """What `run.json` says."""
     measured = {sample.codec for sample in outcome.samples}
-    metrics = sorted([*runner.metrics, *runner.set_metrics], key=lambda chosen: chosen.metric.name)
+    metrics = sorted(
+        [*runner.metrics, *runner.set_metrics, *runner.token_metrics], key=lambda chosen: chosen.metric.name
+    )
     return {
         "schema": SCHEMA,
         "dataset": runner.dataset.describe(),
@@ -115,7 +117,7 @@ def describe_run(runner: Runner, outcome: Outcome) -> dict[str, Any]:
                 "colour_space": chosen.metric.colour_space,
                 "version": chosen.metric.version,
                 "needs_reference": chosen.metric.needs_reference,
-                "of": "set" if isinstance(chosen.metric, SetMetric) else "image",
+                "of": "image" if isinstance(chosen.metric, Metric) else "set",
                 "options": dict(chosen.options),
             }
             for chosen in metrics

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from obverse.errors import (
@@ -21,7 +22,7 @@ from obverse.errors import (
     WeightsError,
 )
 from obverse.evaluation.dataset import Dataset
-from obverse.evaluation.interfaces import Metric, Sample, SetMetric, Subject, Trip
+from obverse.evaluation.interfaces import AnyMetric, Metric, Sample, SetMetric, Subject, TokenMetric, Trip
 from obverse.evaluation.protocols import Protocol
 from obverse.evaluation.store import Record, Store, read_features, write_features
 from obverse.files import make_folder
@@ -43,7 +44,7 @@ _OF_THE_CODEC = (ConfigError, PluginError, UnknownNameError, WeightsError)
 class Chosen:
     """A metric, and what it was made with."""
 
-    metric: Metric | SetMetric
+    metric: AnyMetric
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,7 +122,7 @@ class Runner:
         dataset: images.
         protocol: which part of each is coded.
         subjects: codecs with the qualities of each that are asked for.
-        metrics: of single images and of sets.
+        metrics: of single images, of sets, and of tokens.
         keep: whose decoded pictures are kept.
         group: the processes that share the work.
 
@@ -143,6 +144,7 @@ class Runner:
         self.dataset, self.protocol, self.subjects, self.group = dataset, protocol, subjects, group or Group()
         self.metrics = [chosen for chosen in metrics if isinstance(chosen.metric, Metric)]
         self.set_metrics = [chosen for chosen in metrics if isinstance(chosen.metric, SetMetric)]
+        self.token_metrics = [chosen for chosen in metrics if isinstance(chosen.metric, TokenMetric)]
         count = {"none": 0, "some": SOME, "all": len(dataset.files)}[keep]
         self._kept = frozenset(dataset.files[:count])
         self.store = Store(folder, self.group.rank)
@@ -154,11 +156,12 @@ class Runner:
         """Codecs and qualities that can run here, quality by quality: a family has one network in memory."""
         points: list[Point] = []
         for subject, qualities in self.subjects:
-            reason = subject.missing()
+            able, reason = subject.available(qualities)
             if reason is not None:
-                self._skip(Skipped(subject.name, reason))
-                continue
-            for quality in qualities:
+                others = [str(quality) for quality in qualities if quality not in able]
+                which = f" at {'qualities' if others[1:] else 'quality'} {', '.join(others)}" if able else ""
+                self._skip(Skipped(subject.name + which, reason))
+            for quality in able:
                 try:
                     points.append(Point(subject, quality, subject.fingerprint_of(quality)))
                 except ObverseError as error:
@@ -198,11 +201,11 @@ class Runner:
         for point in sorted(self.points, key=lambda point: point.subject.name):  # stable: qualities keep their order
             found = [self._sample(point, name, image) for name, image in images.items()]
             samples += [sample for sample in found if sample is not None]
-            if self.set_metrics and images and None not in found:
-                values = sets.setdefault(point.subject.name, {})
-                values[str(point.quality)] = {
-                    chosen.metric.name: self._of_set(chosen, point, images) for chosen in self.set_metrics
-                }
+            if images and None not in found:
+                values = {chosen.metric.name: self._of_set(chosen, point, images) for chosen in self.set_metrics}
+                values |= self._of_tokens(point, images)
+                if values:
+                    sets.setdefault(point.subject.name, {})[str(point.quality)] = values
         unique = {(entry.what, entry.reason): entry for entry in skipped}
         return Outcome(samples, sets, [unique[key] for key in sorted(unique)])
 
@@ -237,13 +240,15 @@ class Runner:
         record = self.store.find(key, name)
         metrics = [c for c in self.metrics if record is None or (c.metric.name, c.identity) not in record.values]
         sets = [c for c in self.set_metrics if not self._features_path(c, point.place, key).exists()]
+        counts = self.store.counts_path(point.place, key)
+        count = bool(self.token_metrics) and not counts.exists()
         picture = None if record is None else record.sample.picture
         kept = picture is not None and (self.store.folder / picture).is_file()
         keep = name in self._kept and not kept
-        if record is not None and not metrics and not sets and not keep:
+        if record is not None and not metrics and not sets and not keep and not count:
             return False
         pixels = self.protocol.apply(self.dataset.read(name))
-        if record is not None and kept:
+        if record is not None and kept and not count:
             assert picture is not None
             decoded = _read_picture(self.store.folder / picture)
         else:
@@ -251,6 +256,8 @@ class Runner:
             decoded = trip.pixels
             if decoded.shape != pixels.shape:
                 raise UnsupportedInputError(f"the decoded picture is {decoded.shape}, the image {pixels.shape}")
+            if count:
+                write_features(counts, trip.token_counts or {})
             record = record or Record(self._new_sample(point, name, key, pixels, trip), {})
         if keep:
             record = replace(
@@ -311,6 +318,19 @@ class Runner:
         value = chosen.metric.compute([read_features(p) for p in reference], [read_features(p) for p in decoded])
         return value if value is not None and math.isfinite(value) else None
 
+    def _of_tokens(self, point: Point, images: Mapping[str, str]) -> dict[str, float | None]:
+        """The values of metrics of tokens, means over arrays if there are several; empty for codecs without tokens."""
+        if not self.token_metrics:
+            return {}
+        paths = [self.store.counts_path(point.place, self._key(point, image)) for image in images.values()]
+        if not all(path.exists() for path in paths):
+            return {}
+        pooled: dict[str, np.ndarray] = {}
+        for path in paths:
+            for name, counts in read_features(path).items():
+                pooled[name] = pooled[name] + counts if name in pooled else counts
+        return {c.metric.name: _of_counts(c.metric, list(pooled.values())) for c in self.token_metrics if pooled}
+
     def _features_path(self, chosen: Chosen, place: str, key: str) -> Path:
         return self.store.features_path(chosen.metric.name, chosen.identity, place, key)
 
@@ -335,10 +355,16 @@ class Runner:
         return skipped
 
 
-def _value(metric: Metric | SetMetric, reference: np.ndarray, decoded: np.ndarray) -> float | None:
+def _value(metric: AnyMetric, reference: np.ndarray, decoded: np.ndarray) -> float | None:
     assert isinstance(metric, Metric)
     value = metric.measure(reference, decoded)
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _of_counts(metric: AnyMetric, arrays: Sequence[np.ndarray]) -> float | None:
+    assert isinstance(metric, TokenMetric)
+    values = [value for counts in arrays if (value := metric.compute(counts)) is not None]
+    return fmean(values) if values else None
 
 
 def _read_picture(path: Path) -> np.ndarray:

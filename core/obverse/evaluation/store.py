@@ -94,6 +94,10 @@ class Store:
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return self.folder / "features" / metric / place / f"{key[:32]}-{digest[:8]}.npz"
 
+    def counts_path(self, place: str, key: str) -> Path:
+        """Where the counts of a picture's tokens are kept; `place` is `CODEC/QUALITY`."""
+        return self.folder / "tokens" / place / f"{key[:32]}.npz"
+
     def picture_name(self, place: str, filename: str) -> str:
         """Path, relative to the results folder, of a picture; `place` as for `features_path`."""
         return f"pictures/{place}/{filename}.png"
@@ -130,9 +134,9 @@ def _read(path: Path) -> Iterator[Record]:
 
 
 def write_features(path: Path, features: Mapping[str, np.ndarray]) -> None:
-    """Keep the features of a picture, whole or not at all."""
+    """Keep the features of a picture, or the counts of its tokens, whole or not at all."""
     buffer = BytesIO()
-    np.savez(buffer, **dict(features))  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **dict(features))  # type: ignore[arg-type]
     make_folder(path.parent)
     write_beside(path, buffer.getvalue(), force=True)
 
