@@ -18,6 +18,7 @@ from obverse.hyperprior import Hyperprior
 from obverse.interfaces import Condition, Encoder, Latents
 from obverse.nn.channel_norm import ChannelNorm
 from obverse.nn.density import FactorizedDensity
+from obverse.nn.hyper_synthesis import hyper_synthesis
 from obverse.nn.strided import convolution, deconvolution
 
 _HYPER_STRIDE = 4
@@ -187,18 +188,8 @@ class HificHyperprior(Hyperprior):
 
     def __init__(self, *, latent_channels: int, hyper_channels: int, density: FactorizedDensity) -> None:
         super().__init__(density=density, stride=_HYPER_STRIDE)
-        self.mean, self.scale = (hyper_synthesis(hyper_channels, latent_channels) for _ in range(2))
+        widths = (hyper_channels, hyper_channels, latent_channels)
+        self.mean, self.scale = (hyper_synthesis(hyper_channels, widths) for _ in range(2))
 
     def parameters_of(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.scale(z), self.mean(z)
-
-
-def hyper_synthesis(hyper_channels: int, latent_channels: int) -> nn.Sequential:
-    """z -> one number for every element of y."""
-    return nn.Sequential(
-        deconvolution(hyper_channels, hyper_channels),
-        nn.ReLU(),
-        deconvolution(hyper_channels, hyper_channels),
-        nn.ReLU(),
-        convolution(hyper_channels, latent_channels, kernel=3, stride=1),
-    )

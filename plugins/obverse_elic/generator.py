@@ -21,9 +21,10 @@ from obverse.errors import ConfigError
 from obverse.hyperprior import SMALLEST_SCALE
 from obverse.interfaces import Block, Layout
 from obverse.nn.attention import KeyValueCache
+from obverse.nn.hyper_synthesis import hyper_synthesis
 from obverse.nn.llama import LlamaBlock, rotary_2d
 from obverse.nn.norms import RMSNorm
-from obverse_elic.priors import channel_groups, hyper_synthesis
+from obverse_elic.priors import channel_groups
 
 
 class ElicGeneratorPrior(ChannelGroupPrior):

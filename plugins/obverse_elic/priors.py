@@ -7,12 +7,11 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
-from torch import nn
 
 from obverse.channel_groups import ChannelGroup, ChannelGroupPrior
 from obverse.errors import ConfigError
 from obverse.nn.density import FactorizedDensity
-from obverse.nn.strided import deconvolution
+from obverse.nn.hyper_synthesis import hyper_synthesis
 
 Context = Literal["all", "first-and-last"]
 Widths = Sequence[int] | Literal["ramp", "thirds"]
@@ -56,18 +55,6 @@ class ElicPrior(ChannelGroupPrior):
             ),
             odd_anchors=odd_anchors,
         )
-
-
-def hyper_synthesis(channels: int, widths: Sequence[int]) -> nn.Sequential:
-    """[B, N, h/4, w/4] -> [B, widths[2], h, w]."""
-    if len(widths) != 3:
-        raise ConfigError(f"the hyper-synthesis has 3 layers, hyper_widths tells of {len(widths)}")
-    first, second, last = widths
-    return nn.Sequential(
-        deconvolution(channels, first), nn.ReLU(),
-        deconvolution(first, second), nn.ReLU(),
-        nn.Conv2d(second, last, 3, padding=1),
-    )  # fmt: skip
 
 
 def channel_groups(

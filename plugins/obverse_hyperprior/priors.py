@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from obverse.context import ContextPrior
 from obverse.hyperprior import Hyperprior
 from obverse.nn.density import FactorizedDensity
-from obverse.nn.strided import convolution, deconvolution, subpixel
+from obverse.nn.hyper_synthesis import hyper_synthesis, subpixel_hyper_synthesis
 
 
 class ScaleHyperprior(Hyperprior):
@@ -25,14 +25,7 @@ class ScaleHyperprior(Hyperprior):
     def __init__(self, *, width: int, latent_channels: int) -> None:
         super().__init__(density=FactorizedDensity(width))
         n, m = width, latent_channels
-        self.hyper_synthesis = nn.Sequential(
-            deconvolution(n, n),
-            nn.ReLU(),
-            deconvolution(n, n),
-            nn.ReLU(),
-            convolution(n, m, 3, 1),
-            nn.ReLU(),
-        )
+        self.hyper_synthesis = nn.Sequential(*hyper_synthesis(n, (n, n, m)), nn.ReLU())
 
     def parameters_of(self, z: Tensor) -> tuple[Tensor, None]:
         return self.hyper_synthesis(z), None
@@ -48,7 +41,7 @@ class MeanScaleHyperprior(Hyperprior):
 
     def __init__(self, *, width: int, latent_channels: int) -> None:
         super().__init__(density=FactorizedDensity(width))
-        self.hyper_synthesis = hyper_synthesis(width, latent_channels)
+        self.hyper_synthesis = hyper_synthesis(width, _widths(latent_channels), _leaky)
 
     def parameters_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
         scale, mean = self.hyper_synthesis(z).chunk(2, 1)
@@ -67,7 +60,7 @@ class JointPrior(ContextPrior):
         super().__init__(
             density=FactorizedDensity(width),
             latent_channels=latent_channels,
-            hyper_synthesis=hyper_synthesis(width, latent_channels),
+            hyper_synthesis=hyper_synthesis(width, _widths(latent_channels), _leaky),
         )
 
 
@@ -82,33 +75,14 @@ class ResidualPrior(ContextPrior):
         super().__init__(
             density=FactorizedDensity(width),
             latent_channels=width,
-            hyper_synthesis=subpixel_hyper_synthesis(width),
+            hyper_synthesis=subpixel_hyper_synthesis(width, width),
         )
 
 
-def hyper_synthesis(width: int, latent_channels: int) -> nn.Sequential:
-    """[B, N, h / 4, w / 4] -> [B, 2M, h, w]."""
-    n, m = width, latent_channels
-    return nn.Sequential(
-        deconvolution(n, m),
-        nn.LeakyReLU(),
-        deconvolution(m, m * 3 // 2),
-        nn.LeakyReLU(),
-        convolution(m * 3 // 2, 2 * m, 3, 1),
-    )
+def _widths(latent_channels: int) -> tuple[int, int, int]:
+    """Of the hyper-synthesis of means and scales."""
+    return latent_channels, latent_channels * 3 // 2, 2 * latent_channels
 
 
-def subpixel_hyper_synthesis(width: int) -> nn.Sequential:
-    """[B, N, h / 4, w / 4] -> [B, 2N, h, w]."""
-    n, m = width, width * 3 // 2
-    return nn.Sequential(
-        convolution(n, n, 3, 1),
-        nn.LeakyReLU(),
-        subpixel(n, n),
-        nn.LeakyReLU(),
-        convolution(n, m, 3, 1),
-        nn.LeakyReLU(),
-        subpixel(m, m),
-        nn.LeakyReLU(),
-        convolution(m, 2 * n, 3, 1),
-    )
+def _leaky(channels: int) -> nn.Module:
+    return nn.LeakyReLU()

@@ -176,7 +176,7 @@ class TestModel:
     @torch.inference_mode()
     def test_parameters(self, fixture: Fixture) -> None:
         if not isinstance(fixture.prior, Hyperprior):
-            pytest.skip("y has a density of its own")
+            pytest.skip("the factorized model has no scales or means of y")
         scale, mean = fixture.hyper()
         close(scale if mean is None else torch.cat([scale, mean], 1), fixture.io["h_s_out"])
         if isinstance(fixture.prior, ContextPrior):
@@ -192,7 +192,7 @@ class TestModel:
     def test_parameters_with_context_of_any_values(self, fixture: Fixture) -> None:
         """The official forward pass puts round(y) where the codec has round(y - mean) + mean."""
         if not isinstance(fixture.prior, ContextPrior):
-            pytest.skip("there is no context")
+            pytest.skip("the model has no causal context")
         y, y_hat = fixture.io["y"], fixture.io["forward_y_hat"]
         assert torch.equal(y.round(), y_hat)
         cells = torch.cat([fixture.hyper()[0], fixture.prior.context_prediction(y_hat)], 1).permute(0, 2, 3, 1)
@@ -214,7 +214,7 @@ class TestModel:
 
     def test_scales_that_the_codec_meets(self, fixture: Fixture) -> None:
         if "codec_scales" not in fixture.io:
-            pytest.skip("there is no context")
+            pytest.skip("the model has no causal context")
         close(fixture.on_grid(fixture.of_y("scale")), fixture.io["codec_scales"].clamp(min=0.11))
 
     @torch.inference_mode()

@@ -8,39 +8,18 @@ from torch import nn
 from obverse.context import ContextPrior
 from obverse.interfaces import Prior
 from obverse.nn.density import FactorizedDensity
-from obverse.nn.strided import deconvolution, subpixel
+from obverse.nn.hyper_synthesis import hyper_synthesis, subpixel_hyper_synthesis
 from obverse.selftest import seeded
 from obverse.selftest.priors.factorized import seeded_density
 
 
-def mbt2018(hyper_channels: int, latent_channels: int) -> nn.Sequential:
-    """Hyper-synthesis [B, N, h/4, w/4] -> [B, 2M, h, w] by transposed convolutions."""
-    n, m = hyper_channels, latent_channels
-    return nn.Sequential(
-        deconvolution(n, m), nn.LeakyReLU(),
-        deconvolution(m, m * 3 // 2), nn.LeakyReLU(),
-        nn.Conv2d(m * 3 // 2, 2 * m, 3, padding=1),
-    )  # fmt: skip
-
-
-def cheng2020(hyper_channels: int, latent_channels: int) -> nn.Sequential:
-    """Hyper-synthesis [B, N, h/4, w/4] -> [B, 2M, h, w] by sub-pixel convolutions."""
-    n, m = hyper_channels, latent_channels
-    return nn.Sequential(
-        nn.Conv2d(n, n, 3, padding=1), nn.LeakyReLU(),
-        subpixel(n, n), nn.LeakyReLU(),
-        nn.Conv2d(n, n * 3 // 2, 3, padding=1), nn.LeakyReLU(),
-        subpixel(n * 3 // 2, n * 3 // 2), nn.LeakyReLU(),
-        nn.Conv2d(n * 3 // 2, 2 * m, 3, padding=1),
-    )  # fmt: skip
-
-
 def toys() -> dict[str, Prior]:
     """Small float priors with seeded weights, by case."""
-    return {
-        f"context-{synthesis.__name__}": _toy(f"context-{synthesis.__name__}", synthesis(6, 9))
-        for synthesis in (mbt2018, cheng2020)
+    networks = {
+        "context-mbt2018": hyper_synthesis(6, (9, 13, 18), lambda channels: nn.LeakyReLU()),
+        "context-cheng2020": subpixel_hyper_synthesis(6, 9),
     }
+    return {name: _toy(name, network) for name, network in networks.items()}
 
 
 def _toy(name: str, hyper_synthesis: nn.Module) -> ContextPrior:

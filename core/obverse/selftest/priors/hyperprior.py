@@ -11,7 +11,7 @@ from obverse.hyperprior import Hyperprior
 from obverse.interfaces import Prior
 from obverse.nn.density import FactorizedDensity
 from obverse.nn.gdn import GDN
-from obverse.nn.strided import deconvolution
+from obverse.nn.hyper_synthesis import hyper_synthesis
 from obverse.selftest import seeded
 from obverse.selftest.priors.factorized import seeded_density
 
@@ -35,12 +35,8 @@ class SmallHyperprior(Hyperprior):
         smooth: bool = False,
     ) -> None:
         super().__init__(density=density)
-        hyper, width = len(density.medians), latent_channels * 3 // 2
-        self.hyper_synthesis = nn.Sequential(
-            deconvolution(hyper, latent_channels), activation(latent_channels),
-            deconvolution(latent_channels, width), activation(width),
-            nn.Conv2d(width, 2 * latent_channels, 3, padding=1),
-        )  # fmt: skip
+        widths = latent_channels, latent_channels * 3 // 2, 2 * latent_channels
+        self.hyper_synthesis = hyper_synthesis(len(density.medians), widths, activation)
         self.positive = nn.Softplus() if smooth else nn.Identity()
 
     def parameters_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
