@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from obverse.interfaces import Condition, Encoder, Latents
 from obverse.nn.residual import pixel_analysis, pixel_synthesis, reach
 from obverse_pocket.hyperprior import Features, log_gains
-from obverse_pocket.lapped import LappedAnalysis, LappedSynthesis
+from obverse_pocket.lapped import BANDS, LappedAnalysis, LappedSynthesis
 
 
 class ConvAutoencoder(Encoder, nn.Module):
@@ -58,14 +58,16 @@ class HyperAutoencoder(Encoder, nn.Module):
 
     Args:
         latent_channels: M of y [B, M, h, w].
-        analysis_widths: channels per stage of the network of the analysis; the stride is
-            `4 * 2 ** (len(widths) - 1)`.
+        analysis_widths: channels of the three stages of the network of the analysis, at strides 4, 8 and 16.
         analysis_blocks: residual blocks per stage.
         synthesis_widths, synthesis_blocks: the same of the synthesis.
         hyper_width: channels inside the hyper-analysis.
         hyper_channels: N of z [B, N, h/4, w/4].
         qualities: number of operating points.
         gains: of the lowest and the highest quality at first, spaced evenly in the logarithm between.
+
+    Raises:
+        ValueError: not three stages.
     """
 
     def __init__(
@@ -82,7 +84,11 @@ class HyperAutoencoder(Encoder, nn.Module):
         gains: tuple[float, float] = (0.56, 4.4),
     ) -> None:
         super().__init__()
-        self.stride = 4 * 2 ** (len(synthesis_widths) - 1)
+        if {len(analysis_widths), len(synthesis_widths)} != {3}:
+            raise ValueError(
+                "analysis_widths and synthesis_widths have three stages: the lapped transform has stride 16"
+            )
+        self.stride = BANDS
         self.multiple = self.stride * 4
         # The hyper-analysis reaches 1 + 2 + 4 latent cells further.
         self.margin = -(-(max(reach(analysis_blocks), reach(synthesis_blocks)) + 7 * self.stride) // self.multiple)

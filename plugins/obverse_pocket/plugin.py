@@ -20,7 +20,7 @@ def obverse_components() -> list[Component]:
         Component("prior", "multi-rate-groups", "obverse_pocket.hyperprior:MultiRatePrior",
                   "hyperprior with channel groups over a checkerboard, at several rates"),
         Component("codec", "pocket-vq", "obverse_pocket:configs/pocket-vq.yaml",
-                  "tokens at stride 14, about 0.05 bpp", licence="Apache-2.0"),
+                  "tokens at stride 16, about 0.05 bpp", licence="Apache-2.0"),
         Component("codec", "pocket-hyper", "obverse_pocket:configs/pocket-hyper.yaml",
                   "hyperprior with channel groups, eight rates", licence="Apache-2.0"),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from toys import toy_config, toy_hyper_config
 from obverse.coders.raw import RawCoder
 from obverse.config import CodecConfig, load_config
 from obverse.errors import ConfigError, PluginError, UnknownNameError
-from obverse.pipeline import build, create
+from obverse.pipeline import build, check_fit, create
 from obverse.priors import UniformPrior
 from obverse.windows import Windowed
 from obverse_registry import Component, hookimpl, registry
@@ -118,10 +118,11 @@ class TestRefusals:
             build(config)
 
     def test_strides(self, tmp_path: Path) -> None:
-        sides = ("analysis", "synthesis")
-        overrides = [f"encoder.{side}_{key}" for side in sides for key in ("widths=[8, 8]", "blocks=[0, 0]")]
-        with pytest.raises(ConfigError, match="do not fit: stride 8 against 16"):
-            build(load_config(toy_hyper_config(tmp_path), overrides=overrides))
+        config = load_config(toy_hyper_config(tmp_path))
+        pipeline = build(config)
+        pipeline.prior.stride = 8
+        with pytest.raises(ConfigError, match="do not fit: stride 16 against 8"):
+            check_fit(pipeline, config)
 
     def test_qualities(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="2 qualities against 3"):

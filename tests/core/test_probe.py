@@ -20,13 +20,14 @@ from obverse.config import load_config
 from obverse.errors import ConfigError, OutputExistsError
 from obverse.experiments import Setting, load_experiment
 from obverse.experiments.labelled_pictures import LabelledPictures, central_crop, random_resized_crop
-from obverse.experiments.linear_probe import LARS, LinearProbe, Schedule, accuracy
+from obverse.experiments.linear_probe import LARS, LinearProbe, accuracy
+from obverse.experiments.probe_schedule import Schedule
 from obverse.experiments.token_features import TokenFeatures
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "linear_probe.yaml"
 KINDS = ("dim", "warm")
 EACH = 24
-STRIDE = load_config("pocket-vq").parts["encoder"]["patch"] * 2  # two stages
+STRIDE = 16  # of pocket-vq
 
 
 def draw(kind: str, seed: int) -> Image.Image:

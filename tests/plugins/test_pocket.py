@@ -64,6 +64,11 @@ class TestHyperAutoencoder(EncoderContract):
         blocks = {"analysis_blocks": [1, 0, 1], "synthesis_blocks": [1, 1, 0]}
         return filled(HyperAutoencoder(**widths, **blocks, hyper_width=4, hyper_channels=3, qualities=2))
 
+    def test_other_numbers_of_stages_are_refused(self) -> None:
+        sides = {f"{side}_{key}": [4, 4] for side in ("analysis", "synthesis") for key in ("widths", "blocks")}
+        with pytest.raises(ValueError, match="three stages"):
+            HyperAutoencoder(**sides, latent_channels=6, hyper_width=4, hyper_channels=3, qualities=2)
+
 
 class TestUnitVectorQuantizer(QuantizerContract):
     def make(self) -> Quantizer:

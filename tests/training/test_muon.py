@@ -36,10 +36,13 @@ def test_matrices_move_as_far_as_the_learning_rate_says() -> None:
         assert abs(moved / 2e-3 - 1) < 0.25
 
 
-def test_vectors_and_thin_matrices_are_left_to_adamw() -> None:
+def test_vectors_thin_matrices_and_tables_are_left_to_adamw() -> None:
     torch.manual_seed(0)
-    ours = nn.ParameterList([torch.randn(50), torch.randn(SMALLEST - 1, 64), torch.randn(())])
+    ours = nn.ParameterList(
+        [torch.randn(50), torch.randn(SMALLEST - 1, 64), torch.randn(()), torch.randn(64, SMALLEST)]
+    )
     theirs = copy.deepcopy(ours)
+    ours[3].table = True
     muon = Muon(ours.parameters(), lr=1e-2, weight_decay=0.1)
     adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
     for _ in range(5):

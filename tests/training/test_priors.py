@@ -182,7 +182,7 @@ class TestRecipes:
     def test_the_prior_of_pocket_vq(self, tokens: Path, codec: Path, tmp_path: Path) -> None:
         sizes = {"vocabulary": 16, "dim": 16, "layers": 1, "heads": 2, "window": 4}
         changes = [*(f"task.prior.{key}={value}" for key, value in sizes.items()), f"data.sources=[{tokens}]"]
-        changes += ["task.tokenizer=null", "schedule.steps=60"]
+        changes += ["task.tokenizer=null", "task.codes=false", "schedule.steps=60"]
         folder = train(recipe("pocket-vq-prior", tmp_path / "run", *changes))
         losses = column(folder, "loss")
         assert losses[-1] < losses[0]
@@ -342,6 +342,23 @@ class TestNextToken:
         with pytest.raises(ConfigError, match=r"cannot do without a class: set task.class_dropout=0"):
             NextTokenTask(prior=prior)
 
+    def test_like_tokens_begin_alike(self, codec: Path) -> None:
+        torch.manual_seed(0)
+        task = NextTokenTask(prior=LLAMA | {"classes": 2, "window": 4}, tokenizer={"codec": str(codec)}, codes=True)
+        model, codes = task.prior.model, task._tokenizer[0].codes()
+        assert codes.shape[0] == 16
+        assert torch.equal(codes, task._tokenizer[0].quantizer.codebook.lookup(torch.arange(16)))
+        for table in (model.tok_embeddings.weight, model.output.weight):
+            assert torch.linalg.matrix_rank(table) == torch.linalg.matrix_rank(codes)
+            solved = torch.linalg.lstsq(codes, table).solution
+            torch.testing.assert_close(codes @ solved, table.detach())
+        assert not torch.equal(model.tok_embeddings.weight, model.output.weight)
+
+    def test_tokens_of_scales_have_no_codes(self, var: Path) -> None:
+        prior = LLAMA | {"classes": 2}
+        with pytest.raises(ConfigError, match="has no code vector per token"):
+            NextTokenTask(prior=prior, tokenizer={"codec": str(var)}, codes=True)
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -349,10 +366,11 @@ class TestNextToken:
             ({"data": "images"}, "task.data=images needs a tokenizer"),
             (
                 {"tokenizer": {"codec": "pocket-vq"}},
-                "'llamagen' and the tokenizer do not fit: 16 different tokens and 4096",
+                "'llamagen' and the tokenizer do not fit: 16 different tokens and 16384",
             ),
             ({"tokenizer": {"encoder": {"name": "pocket-conv"}}}, r"a tokenizer is \{codec, weights\} or"),
             ({"tokenizer": {"codec": "pocket-vq", "weihgts": "a"}}, r"not \{codec, weihgts\}"),
+            ({"codes": True}, "task.codes is for a prior that begins anew, with a tokenizer"),
             ({"prior": {"name": "uniform", "alphabets": {"tokens": 3}}}, "has nothing to train"),
             ({"prior": VAR_PRIOR}, "cannot be trained by next-token: it has no logits of one pass"),
         ],

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obverse.__about__ import __version__
 from obverse.errors import ConfigError, PluginError, UnknownNameError, WeightsError
+from obverse.experiments.probe_schedule import Schedule
 from obverse.experiments.recipe import Experiment, Setting, codec_config, section
 from obverse.files import check_output, make_folder, save_beside, write_beside
 
@@ -63,8 +64,8 @@ class Probed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The keys of a recipe beside `kind`; what they are for the training is told by `linear_probe.Schedule`.
+class Plan(Schedule):
+    """The keys of a recipe beside `kind`.
 
     Attributes:
         train: pictures that the classifier is trained on, as `data.sources` of a training.
@@ -83,12 +84,6 @@ class Plan:
     codecs: tuple[dict[str, Any], ...]
     labels: str = "folders"
     augment: bool = True
-    epochs: int = 90
-    warmup: int = 10
-    batch: int = 16384
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
     seed: int = 0
     workers: int = 0
     source: str = ""
@@ -188,7 +183,7 @@ class Probe(Experiment):
 
     def _probe(self, entry: Probed, codec: Codec, setting: Setting) -> Generator[str, None, dict[str, Any]]:
         """Train a classifier on a codec's tokens; the report on it."""
-        from obverse.experiments.linear_probe import LinearProbe, Schedule, accuracy, fit
+        from obverse.experiments.linear_probe import LinearProbe, accuracy, fit
         from obverse.experiments.token_features import TokenFeatures
 
         start, plan = time.perf_counter(), self.plan
@@ -210,9 +205,8 @@ class Probe(Experiment):
 
         numbers = eye.features(_rows(known, slice(1))).shape[1]
         probe = LinearProbe(features=numbers, classes=len(train.classes), seed=plan.seed).to(codec.device)
-        schedule = Schedule(**{field.name: getattr(plan, field.name) for field in fields(Schedule)})
         epochs = []
-        for loss in fit(probe, schedule, len(train), examples, plan.seed):
+        for loss in fit(probe, plan, len(train), examples, plan.seed):
             top = accuracy(probe, judged())
             epochs.append({"loss": round(loss, 5), "top1": round(top[1], 3), "top5": round(top[5], 3)})
             yield ""

@@ -14,6 +14,9 @@ from obverse.nn.attention import Attend, KeyValueCache
 from obverse.nn.norms import RMSNorm
 from obverse.nn.rotary import rotary_table
 
+EMBEDDING_STD = 0.02
+"""Standard deviation of the weights of a new model."""
+
 
 def rotary_2d(rows: Tensor, columns: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
     """Rotary angles of grid cells: the first half of the pairs turn with the row, the second with the column.
@@ -123,7 +126,9 @@ class Llama(nn.Module):
         self.output = nn.Linear(dim, vocabulary, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+        for table in (self.tok_embeddings, self.cls_embedding, self.output):
+            table.weight.table = True  # type: ignore[attr-defined]  # see `obverse.training.muon`
 
     def drop(self, embeddings: float, residuals: float) -> None:
         """Set what is dropped while training.

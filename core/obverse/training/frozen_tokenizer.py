@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from obverse.config import load_config, weights_source
 from obverse.errors import ConfigError, WeightsError
 from obverse.hub import HubFile
-from obverse.interfaces import Condition, Encoder, Quantizer
+from obverse.interfaces import Coded, Condition, Encoder, Layout, Quantizer
 from obverse.pipeline import create
 from obverse.weights import load_backbone, load_weights
 
@@ -122,6 +123,21 @@ class Tokenizer:
         with torch.autocast(images.device.type, enabled=False):
             latents = self.encoder.encode(images.float(), Condition())
             return self.quantizer.symbols(latents)["tokens"]
+
+    @torch.no_grad()
+    def codes(self) -> Tensor:
+        """What each token stands for, [V, D] float32.
+
+        Raises:
+            ConfigError: its tokens do not stand for one cell of the latents each.
+        """
+        if self.quantizer.count is not None:
+            raise ConfigError(
+                f"tokenizer {self.name} has no code vector per token: its tokens share the latents' cells"
+            )
+        tokens = torch.arange(self.vocabulary)[None]
+        row = self.quantizer.dequantize([Coded("tokens", tokens)], Layout(1, 1, self.vocabulary))["tokens"]
+        return rearrange(row.float().cpu(), "1 d 1 v -> v d")
 
     @property
     def usual_side(self) -> int:

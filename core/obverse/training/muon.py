@@ -16,8 +16,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal for matrices, AdamW for everything else (arXiv:2502.16982).
 
     The weight of a convolution is a matrix of output channels by everything else. Vectors, and matrices of fewer than
-    `SMALLEST` rows or columns, are no matrices here. Updates are scaled as in section 2.2, so that learning rates and
-    decays are those of AdamW.
+    `SMALLEST` rows or columns, are no matrices here. Neither are tables, with a row per token or class: weights with
+    an attribute `table`. Updates are scaled as in section 2.2, so that learning rates and decays are those of AdamW.
 
     Args:
         params: parameters, or groups of them, whose settings replace the following.
@@ -64,6 +64,8 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def _is_matrix(parameter: Tensor) -> bool:
+    if hasattr(parameter, "table"):
+        return False
     return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= SMALLEST
 
 

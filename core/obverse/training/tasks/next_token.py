@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from obverse.errors import ConfigError
 from obverse.interfaces import Condition, Layout
-from obverse.nn.llama import Llama
+from obverse.nn.llama import EMBEDDING_STD, Llama
 from obverse.training.task import Batch
 from obverse.training.tasks.token_prior import TokenPriorTask
 
@@ -36,6 +36,8 @@ class NextTokenTask(TokenPriorTask):
         prior, tokenizer, data, class_dropout, start: as for `TokenPriorTask`.
         token_dropout: probability of dropping a value of the embeddings; for priors made of `obverse.nn.llama.Llama`.
         dropout: of dropping a value of what attention and feed-forward add; for the same.
+        codes: let embeddings and output begin as random projections of the tokenizer's codes, in place of nothing known
+            of them, so that like tokens are treated alike from the first step; for the same, with a tokenizer.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class NextTokenTask(TokenPriorTask):
         class_dropout: float = 0.1,
         token_dropout: float = 0.0,
         dropout: float = 0.0,
+        codes: bool = False,
         start: str | None = None,
     ) -> None:
         super().__init__(prior=prior, tokenizer=tokenizer, data=data, class_dropout=class_dropout, start=start)
@@ -55,10 +58,12 @@ class NextTokenTask(TokenPriorTask):
         model = getattr(self.prior, "model", None)
         if isinstance(model, Llama):
             model.drop(token_dropout, dropout)
-            if start is None:
+            if codes:
+                self._begin_with_codes(model, start)
+            elif start is None:
                 nn.init.zeros_(model.output.weight)  # as the official code: all tokens are equally probable
-        elif token_dropout or dropout:
-            raise ConfigError(f"prior {prior['name']!r} has no dropout; leave token_dropout and dropout out")
+        elif token_dropout or dropout or codes:
+            raise ConfigError(f"prior {prior['name']!r} is no Llama; leave token_dropout, dropout and codes out")
         self._grid: tuple[int, int] | None = None
 
     def forward(self, batch: Batch, turn: str = "main") -> tuple[Tensor, dict[str, Tensor]]:
@@ -69,6 +74,17 @@ class NextTokenTask(TokenPriorTask):
         logits = self.prior.logits(tokens, layout, Condition(), labels).float()
         loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
         return loss, {"bits_per_token": loss.detach() / math.log(2)}
+
+    @torch.no_grad()
+    def _begin_with_codes(self, model: Llama, start: str | None) -> None:
+        if start is not None or not self._tokenizer:
+            raise ConfigError(
+                "task.codes is for a prior that begins anew, with a tokenizer: no task.start, a task.tokenizer"
+            )
+        codes = self._tokenizer[0].codes()
+        codes = codes / codes.square().sum(dim=1).mean().sqrt()
+        for table in (model.tok_embeddings.weight, model.output.weight):
+            table.copy_(codes @ torch.randn(codes.shape[1], table.shape[1]) * EMBEDDING_STD)
 
     def _window(self, tokens: Tensor, height: int, width: int) -> tuple[Tensor, Layout]:
         """A window of each row's grid, at random while training, else the first; all of it where it fits."""
