@@ -163,6 +163,30 @@ def test_what_is_wrong_with_the_codec_stops_every_process(program) -> None:
     assert done.stderr == b"obverse: quality 9 does not exist: codec 'toy' has only quality 1\n"
 
 
+SWALLOWED = """
+import os, signal, time
+from obverse.cli import processes
+
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+
+processes._start(1)
+processes._working = True
+Callback()
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX")
+def test_ends_that_fall_into_a_callback_are_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, timeout=50)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 SLOW = """
 import os, sys, time
 from pathlib import Path

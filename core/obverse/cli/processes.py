@@ -52,6 +52,9 @@ def _interrupts_held() -> Iterator[None]:
 def _start(count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _end)
+        sys.unraisablehook = _ask_again
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
@@ -65,6 +68,14 @@ def _end(*_: object) -> NoReturn:
     if _working:
         sys.exit(ExitCode.INTERRUPTED)
     os._exit(ExitCode.INTERRUPTED)
+
+
+def _ask_again(swallowed: sys.UnraisableHookArgs) -> None:
+    """An exit that fell into a callback or a destructor, which cannot pass it on, is tried again a moment later."""
+    if isinstance(swallowed.exc_value, SystemExit):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(swallowed)
 
 
 def _attempt(work: Work, job: Job) -> Outcome:
