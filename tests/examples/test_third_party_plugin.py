@@ -119,7 +119,8 @@ def test_wheels_in_a_fresh_environment(tmp_path: Path, photo: Path) -> None:
         "obverse_registry/py.typed",
         "obverse_pocket/py.typed",
         "obverse_pocket/configs/pocket-vq.yaml",
-        "obverse_pocket/weights/pocket-vq.safetensors",
+        "obverse_pocket/weights/pocket-vq-tokenizer.safetensors",
+        "obverse_pocket/weights/pocket-vq-prior.safetensors",
         "obverse_pocket/weights/pocket-hyper.safetensors",
     ):
         assert file in inside
