@@ -1,6 +1,7 @@
 """Trained weights to the file that ships: float16, or int8 with a scale per row.
 
-python -m obverse_pocket.export OUT.safetensors RUN/weights.safetensors ... [--parts prior] [--int8] [--note KEY=VALUE ...]
+python -m obverse_pocket.export OUT.safetensors RUN/weights.safetensors ... [--parts PART ...] [--int8]
+    [--note KEY=VALUE ...]
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from obverse.nn.attention import Attend, KeyValueCache
 from obverse.nn.norms import RMSNorm
 from obverse.nn.rotary import rotary_table
 
-EMBEDDING_STD = 0.02
+INITIAL_STD = 0.02
 """Standard deviation of the weights of a new model."""
 
 
@@ -126,7 +126,7 @@ class Llama(nn.Module):
         self.output = nn.Linear(dim, vocabulary, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+                nn.init.normal_(module.weight, std=INITIAL_STD)
         for table in (self.tok_embeddings, self.cls_embedding, self.output):
             table.weight.table = True  # type: ignore[attr-defined]  # see `obverse.training.muon`
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from obverse.errors import ConfigError
 from obverse.interfaces import Condition, Layout
-from obverse.nn.llama import EMBEDDING_STD, Llama
+from obverse.nn.llama import INITIAL_STD, Llama
 from obverse.training.task import Batch
 from obverse.training.tasks.token_prior import TokenPriorTask
 
@@ -36,8 +36,8 @@ class NextTokenTask(TokenPriorTask):
         prior, tokenizer, data, class_dropout, start: as for `TokenPriorTask`.
         token_dropout: probability of dropping a value of the embeddings; for priors made of `obverse.nn.llama.Llama`.
         dropout: of dropping a value of what attention and feed-forward add; for the same.
-        codes: let embeddings and output begin as random projections of the tokenizer's codes, in place of nothing known
-            of them, so that like tokens are treated alike from the first step; for the same, with a tokenizer.
+        codes: let embeddings and output begin as random projections of the tokenizer's codes, so that like tokens are
+            treated alike from the first step; for the same, with a tokenizer, and without `start`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class NextTokenTask(TokenPriorTask):
         codes = self._tokenizer[0].codes()
         codes = codes / codes.square().sum(dim=1).mean().sqrt()
         for table in (model.tok_embeddings.weight, model.output.weight):
-            table.copy_(codes @ torch.randn(codes.shape[1], table.shape[1]) * EMBEDDING_STD)
+            table.copy_(codes @ torch.randn(codes.shape[1], table.shape[1]) * INITIAL_STD)
 
     def _window(self, tokens: Tensor, height: int, width: int) -> tuple[Tensor, Layout]:
         """A window of each row's grid, at random while training, else the first; all of it where it fits."""
